@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
 TPU := .venv-tpu
+LOWEST := .venv-lowest
 # Hours of processor time after which `make tpu-check` begins no further case.
 TPU_HOURS ?= 5
 SOURCES := setup.py constraints.txt
@@ -21,13 +22,14 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # pytest keeps the test files with its changes to their assertions, which take 3 seconds in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-exhaustive package-test examples examples-outputs docs docs-serve lint resume-test bench \
+.PHONY: quickstart test test-exhaustive test-lowest package-test examples examples-outputs docs docs-serve lint resume-test bench \
 	peer tpu-environment tpu-check \
 	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
 	cifar10-table clean
 
+# Replaces only its own run, not that of `neural-alignment train quickstart`.
 quickstart: $(VENV)/.cpu
-	$(BIN)/neural-alignment train configs/quickstart.yaml --force
+	$(BIN)/neural-alignment train configs/quickstart.yaml --run-dir runs/make_quickstart --force
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
@@ -35,6 +37,12 @@ test: lint
 # Tests of killed processes, and all members of groups of which `make test` runs some: about 15 minutes on 2 cores.
 test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
+
+# A run and the tests of the parts that use Keras most, with the lowest version of each package. It needs Python 3.11.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/neural-alignment train configs/quickstart.yaml --run-dir runs/lowest --force
+	$(LOWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal tests/test_keras_internals.py \
+		tests/optimizers tests/alignments tests/models tests/data tests/layers
 
 # Builds the distributions, and runs the commands of an installed wheel outside of the checkout: about 3 minutes.
 package-test: $(VENV)/.dev
@@ -155,6 +163,15 @@ $(TPU)-pinned/.installed: Makefile setup.py
 	$(TPU)-pinned/bin/pip install --quiet --editable '.[cpu]' 'tensorflow-cpu==2.20.*' jax==0.6.1 libtpu==0.0.14
 	touch $@
 
+# The lowest versions that setup.py accepts, which pip cannot choose.
+$(LOWEST)/.installed: setup.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra cpu setup.py --output-file $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --requirement $(LOWEST)/lowest.txt --editable . \
+		pytest pytest-xdist hypothesis
+	touch $@
+
 # The compiler of TPUs, 1.1 GB. It needs Python 3.11 or newer and nothing of this package, which gives it programs in files.
 $(TPU)/.installed: Makefile
 	$(PYTHON) -m venv $(TPU)
@@ -162,4 +179,4 @@ $(TPU)/.installed: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned build dist ./*.egg-info
+	rm -rf $(VENV) $(PEER) $(TPU) $(TPU)-pinned $(LOWEST) build dist ./*.egg-info

@@ -37,7 +37,7 @@ setup(
         "neural_alignment.papers": ["*/published/*.csv"],
         "optimizers": ["py.typed"],
     },
-    # All lower bounds together have been tested on Python 3.11; CONTRIBUTING.md has the command.
+    # `make test-lowest` tests all lower bounds together, on Python 3.11.
     install_requires=[
         "keras>=3.10,<4",
         "numpy>=1.26",

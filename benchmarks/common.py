@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -190,6 +190,12 @@ class Samples:
         """Returns the contenders among `names` that have values: earlier samples may lack contenders of today."""
         known = self.contenders(case)
         return [name for name in names if name in known]
+
+    def note_of_missing(self, cases: Iterable[str], names: Collection[str]) -> str:
+        """Returns a paragraph with the contenders among `names` that a case lacks; empty if every case has all."""
+        lacking = [set(names).difference(self.contenders(case)) for case in cases]
+        missing = [name for name in names if any(name in each for each in lacking)]
+        return f"\n\nNot measured yet: {', '.join(missing)}." if missing else ""
 
     def ratios(self, case: str, contender: str, baseline: str, quantity: str = "seconds") -> list[float]:
         """Returns the ratios of the contender's values to the baseline's in the same round."""

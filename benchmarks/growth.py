@@ -132,8 +132,9 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         f"Exponents p of t = c size^p. Ranges: {ranges}. The limit is backpropagation's exponent plus {ALLOWANCE}; ± "
         "is the standard error of the difference from backpropagation's. Depth is varied only in fc: each convolution "
         "of convnet halves the image, so further layers add hardly any time. fc has no batch normalisation, so there "
-        "backpropagation is plain Keras.\n\n"
-        f"{table(['rule', *columns], rows)}\n\n"
+        "backpropagation is plain Keras. Rules of a whole network are compared at several widths under Wide "
+        "networks.\n\n"
+        f"{table(['rule', *columns], rows)}{samples.note_of_missing(cases(sizes), RULES)}\n\n"
         f"![Step time against size, both axes logarithmic]({picture.parent.name}/{picture.name})"
     )
     return Report(text, checks)

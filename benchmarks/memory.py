@@ -48,12 +48,21 @@ MIB = 2**20
 
 
 def rules() -> dict[str, Any]:
-    """Returns all rules, by name: those of layers, and those of whole networks."""
-    from benchmarks import contenders, wide
-    from neural_alignment.alignments import DirectTargetProjection
+    """Returns all rules, by name. Those that are no contenders have a small number for each of their weights."""
+    from benchmarks import contenders
+    from neural_alignment.alignments import RULES
 
-    layerwise = {name: contenders.RULES[name].rule for name in LAYERWISE}
-    return {**wide.rules(), "drtp": DirectTargetProjection(), **layerwise}
+    own = {}
+    for name, rule in RULES.items():
+        weights = [key for key, option in rule.model_fields.items() if option.is_required()]
+        own[name] = rule(**dict.fromkeys(weights, 1e-3))
+    return own | {name: each.rule for name, each in contenders.RULES.items() if name in RULES}
+
+
+def measured_rules(size: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the rules of a case. The case of `NETWORKWISE` has those that are in no list as well."""
+    others = rules().keys() - {*LAYERWISE, *NETWORKWISE} if size["rules"] == NETWORKWISE else ()
+    return *size["rules"], *sorted(others)
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
@@ -65,7 +74,7 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     if not Path("/proc/self/clear_refs").exists():
         raise UnavailableError("peak memory is read from /proc/self, which this system does not have; run it on Linux")
     for case, size in sizes.items():
-        names = (PLAIN, BASELINE, *size["rules"])
+        names = (PLAIN, BASELINE, *measured_rules(size))
         done = samples.rounds(case)
         with progress(case, len(names) * size["rounds"], len(names) * done) as bar:
             for _ in range(done, size["rounds"]):
@@ -130,7 +139,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         base, variables = (_mebibytes(samples, case, BASELINE, quantity) for quantity in ("bytes", "variable bytes"))
         plain = _mebibytes(samples, case, PLAIN, "bytes")
         rows = [[PLAIN, plain, plain / base, None, None], [BASELINE, base, 1.0, None, None]]
-        for name in size["rules"]:
+        for name in samples.measured(case, measured_rules(size)):
             peak_size = _mebibytes(samples, case, name, "bytes")
             own = _mebibytes(samples, case, name, "variable bytes") - variables
             limit = (base + own) * (1 + ALLOWANCE)
@@ -138,7 +147,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
             checks.append(Check(f"peak memory (MiB), {case}, {name}", peak_size, limit))
         header = ["contender", "peak (MiB)", "over backpropagation", "of it own variables (MiB)", "limit (MiB)"]
         intro = f"**{case}**, batch {size['batch']}, medians of {samples.rounds(case)} processes each.\n\n"
-        texts.append(intro + table(header, rows))
+        texts.append(intro + table(header, rows) + samples.note_of_missing([case], measured_rules(size)))
     intro = (
         "Peak resident size while building and training, minus the resident size just before. Own variables are those "
         "that backpropagation does not have: B and the state of its optimizer, W(0), fixed maps. The limit is "

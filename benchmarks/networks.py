@@ -70,7 +70,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         "Here backpropagation is plain Keras: MobileNetV2 has Keras' own batch normalisation with every rule, and the "
         "transformer has none.\n\n"
     )
-    return Report(intro + table(header, rows), checks)
+    return Report(intro + table(header, rows) + samples.note_of_missing(sizes, rules()), checks)
 
 
 BENCHMARK = Benchmark("networks", "Step time of networks from Keras", 6, FULL, SMALL, measure, report)

@@ -103,7 +103,7 @@ def _rules_table(samples: Samples, case: str, size: dict[str, Any]) -> tuple[str
         f"takes {seconds:.3f} s per step.\n\n"
     )
     header = ["rule", "step time over backpropagation", "quartiles", "in CPU time", "floor", "over the floor", "limit"]
-    return intro + table(header, rows), checks
+    return intro + table(header, rows) + samples.note_of_missing([case], contenders.RULES), checks
 
 
 def _measured(samples: Samples, case: str, name: str) -> list[Any]:

@@ -17,6 +17,9 @@ def _as_text(path: Any) -> Any:
 PathText = Annotated[str, pydantic.BeforeValidator(_as_text), pydantic.AfterValidator(paths.checked)]
 """A path, or a pattern that matches paths; `~` is expanded."""
 
+NumpySeed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+"""A seed of NumPy's legacy generator, `numpy.random.RandomState`, which takes no other numbers."""
+
 
 class Options(pydantic.BaseModel):
     """Typed, immutable options. Unknown keys, values of another type, infinities and NaNs are errors."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_close, assert_differs, exhaustive_unless
-from page_tables import table_in
 
 from benchmarks import (
     common,
@@ -29,6 +28,8 @@ from benchmarks import (
     step_time,
     steps,
 )
+from neural_alignment.alignments import RULES
+from neural_alignment.papers.pages import table_in
 
 FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
 
@@ -399,6 +400,18 @@ def test_the_growth_is_drawn(results):
     assert "(results/growth.png)" in (results.parent / "RESULTS.md").read_text()
 
 
+def test_the_growth_names_the_rules_that_earlier_samples_lack(results):
+    samples = common.Samples(results, "growth", common.facts(growth.SMALL))
+    lacking = {"fc, width 2": ("frsf",), "fc, width 4": ("frsf", "brsf")}
+    for case, rounds in growth.cases(growth.SMALL).items():
+        for _ in range(rounds):
+            names = [name for name in (growth.BASELINE, *growth.RULES) if name not in lacking[case]]
+            samples.add(case, {name: {"seconds": 1.0} for name in names})
+    assert samples.note_of_missing(lacking, growth.RULES) == "\n\nNot measured yet: frsf, brsf."
+    assert samples.note_of_missing(["fc, width 2"], growth.RULES) == "\n\nNot measured yet: frsf."
+    assert samples.note_of_missing(lacking, ["symmetric"]) == ""
+
+
 def test_a_rule_that_grows_faster_misses_its_limit(results, capsys):
     samples = common.Samples(results, "growth", common.facts(growth.SMALL))
     for case, rounds in growth.cases(growth.SMALL).items():
@@ -448,9 +461,9 @@ def test_the_peak_of_a_rule_may_contain_its_own_variables(results):
 
 
 def test_the_memory_of_every_rule_is_measured():
-    from neural_alignment.alignments.registry import RULES
-
-    assert {rule.rule for rule in memory.rules().values()} == set(RULES)
+    measured = [name for size in memory.FULL.values() for name in memory.measured_rules(size)]
+    assert sorted(measured) == sorted(RULES)
+    assert all(memory.rules()[name].rule == name for name in measured)
 
 
 def test_a_replica_counts_the_gradients_it_sums(results):

@@ -67,6 +67,13 @@ def in_text(prose):
     return [shlex.split(" ".join(each.split()), comments=True) for each in found]
 
 
+def test_make_quickstart_replaces_no_run_of_the_command_on_the_pages():
+    recipe = (ROOT / "Makefile").read_text().split("\nquickstart:")[1].split("\n\n")[0]
+    arguments = shlex.split(recipe.partition("neural-alignment ")[2])
+    assert "--force" in arguments  # It can be repeated.
+    assert arguments[arguments.index("--run-dir") + 1] != "runs/quickstart"
+
+
 BLOCKS = [(page, block) for page in PAGES for block in blocks(page)]
 
 

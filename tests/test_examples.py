@@ -1,6 +1,7 @@
 """The notebooks of `examples/`: their code at a tiny size, and their stored outputs."""
 
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -18,7 +19,7 @@ import tensorflow as tf
 from helpers import assert_close, assert_differs, run_command
 from PIL import Image
 
-from neural_alignment import plugins
+from neural_alignment import config, plugins
 from neural_alignment.alignments import RULES
 from neural_alignment.errors import InputError
 
@@ -140,15 +141,18 @@ def test_2_every_rule(here, monkeypatch, capsys):
     assert angles[-1] < angles[0] - 20
     assert names["mean_angle"]("backprop") is None
     assert len(Path("table.csv").read_text().splitlines()) == 1 + len(names["metrics"]) == 3
+    assert sorted(rule for members in names["families"].values() for rule in members) == sorted(RULES)
 
 
-def test_2_every_rule_has_every_rule():
-    [source] = (source for _, tags, source in code_of("2_every_rule") if "parameters" in tags)
+def test_2_every_rule_has_every_rule(tmp_path, monkeypatch):
+    """The notebook writes a valid configuration of each rule."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     names = {}
-    exec(source, names)
-    assert set(names["weights"]) == set(RULES)
-    drawn = "\n".join(source for _, _, source in code_of("2_every_rule")).partition("families = {")[2]
-    assert all(f'"{rule}"' in drawn for rule in RULES)
+    for source in itertools.takewhile(lambda each: "%%bash" not in each, (cell[2] for cell in code_of("2_every_rule"))):
+        exec(source, names)
+    assert sorted(names["weights"]) == sorted(RULES)
+    assert [config.load(f"{rule}.yaml").rules[0].rule for rule in RULES] == [*RULES]
 
 
 @GRAPHS_OF_DATA

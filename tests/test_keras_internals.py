@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pydoc
+import re
 from pathlib import Path
 
 import keras
@@ -24,6 +25,17 @@ def shared_dense() -> keras.Model:
     return keras.Model({"left": left, "right": right}, keras.layers.Add(name="add")([shared(left), shared(right)]))
 
 
+@pytest.mark.parametrize("module", [internals, optimizer_internals], ids=lambda module: module.__name__)
+def test_every_public_name_is_tested_here(module):
+    source = Path(__file__).read_text()
+    alias = next(name for name, value in globals().items() if value is module)
+    body = ast.parse(inspect.getsource(module)).body
+    public = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    public += [node.target.id for node in body if isinstance(node, ast.AnnAssign)]
+    assert public
+    assert [name for name in public if not re.search(rf"\b{alias}\.{name}\b", source)] == []
+
+
 def test_calls_are_those_of_the_graph_in_order():
     model = shared_dense()
     shared, add = model.get_layer("shared"), model.get_layer("add")
@@ -35,6 +47,7 @@ def test_calls_are_those_of_the_graph_in_order():
     assert [id(tensor) for tensor in found[2].inputs] == [id(call.outputs[0]) for call in found[:2]]
     assert found[2].outputs[0] is model.outputs[0]
     assert found[0].arguments == ((model.input["left"],), {})
+    assert internals.Call(*found[0]) == found[0]
     assert found[0].first_argument is model.input["left"]
     assert [id(tensor) for tensor in found[2].first_argument] == [id(tensor) for tensor in found[2].inputs]
 
@@ -62,6 +75,34 @@ def test_all_layers_includes_nested_layers_in_order():
     model = keras.Model(inputs, keras.layers.Flatten(name="last")(wrapped(inner(inputs))))
     names = [layer.name for layer in internals.all_layers(model) if not isinstance(layer, keras.layers.InputLayer)]
     assert names == ["first", "wrapper", "wrapped", "last"]
+
+
+def test_functional_and_built_sequential_models_have_a_graph():
+    class Subclassed(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    model = keras.Sequential([keras.layers.Dense(2)])
+    assert not internals.has_graph(model)
+    model.build((None, 3))
+    assert internals.has_graph(model)
+    assert internals.has_graph(shared_dense())
+    assert not internals.has_graph(Subclassed())
+    assert not internals.has_graph(keras.layers.TimeDistributed(model))
+
+
+def test_a_layer_that_replaces_another_takes_its_place():
+    layer = keras.layers.Layer()
+    layer.first, layer.second, layer.third = (keras.layers.Dense(units) for units in (1, 2, 3))
+    old, new = layer.second, keras.layers.Dense(9)
+    internals.replace_sublayer(layer, "second", new)
+    assert layer.second is new
+    assert internals.sublayers(layer) == [layer.first, new, layer.third]
+    for each in internals.sublayers(layer):
+        each.build((None, 4))
+    old.build((None, 4))
+    assert [weight.shape[-1] for weight in layer.weights] == [1, 1, 9, 9, 3, 3]
+    assert not any(weight is old.kernel for weight in layer.weights)
 
 
 def test_sublayers_are_those_of_a_layer_itself_each_once():
@@ -133,6 +174,7 @@ def test_the_outermost_call_is_that_of_the_model_and_asks_about_each_layer_once(
         assert found == [(outermost, True), (outermost, False)][: len(found)]
         assert len(found) == (1 if function is layer else 2)
     assert internals.outermost_call(layer).layer is layer
+    assert internals.OutermostCall(layer).is_first(layer)
     assert internals.outermost_call(layer).is_first(layer)
 
 
@@ -183,6 +225,13 @@ def test_masks_are_kept_with_tensors():
     other = tf.identity(masked)
     assert internals.mask_of(other) is None
     assert internals.mask_of(internals.keep_mask(other, masked)) is internals.mask_of(masked)
+
+
+def test_keras_leaves_what_is_masked_out_of_a_loss():
+    targets, outputs, error = tf.zeros((1, 2, 1)), tf.constant([[[1.0], [3.0]]]), keras.losses.MeanSquaredError()
+    assert internals.mask_of(internals.set_mask(outputs, None)) is None
+    assert float(error(targets, outputs)) == 5.0
+    assert float(error(targets, internals.set_mask(outputs, tf.constant([[False, True]])))) == 9.0
 
 
 @pytest.mark.parametrize(("given", "factor"), [(None, 1.0), (2.0, 2.0), ([0.5], 0.5)])
@@ -379,6 +428,84 @@ def test_an_optimizer_that_copies_weights_is_known():
             assert optimizer_internals.copies_weights(optimizer) == copies, kind
 
 
+def test_an_optimizer_that_scales_by_weights_is_known():
+    """Equal gradients move two variables apart. Also if a later Keras has another one."""
+    generator = np.random.default_rng(0)
+    gradients = generator.normal(size=(20, 5, 4)).astype(np.float32)
+    start = generator.normal(size=(2, 5, 4)).astype(np.float32) * [[[1.0]], [[3.0]]]
+    found = {}
+    for name, kind in vars(keras.optimizers).items():
+        if not isinstance(kind, type) or not issubclass(kind, keras.optimizers.Optimizer):
+            continue
+        if optimizer_internals.reads_paths(kind) or "learning_rate" not in inspect.signature(kind).parameters:
+            continue
+        optimizer, variables = kind(0.05), [keras.Variable(value, dtype="float32") for value in start]
+        optimizer.build(variables)
+        for gradient in gradients:
+            optimizer.apply([gradient, gradient], variables)
+        grows = np.linalg.norm(variables[0] - variables[1]) > 1.001 * np.linalg.norm(start[0] - start[1])
+        found[name] = grows, optimizer_internals.scales_by_weights(kind)
+    assert {name for name, (grows, _) in found.items() if grows} == {"Adafactor", "Lamb"}
+    assert all(grows == known for grows, known in found.values()), found
+
+
+class Anything:
+    """An initializer, regularizer, constraint or activation that Keras cannot serialise."""
+
+    def __call__(self, value, *args, **kwargs):
+        return value
+
+
+KINDS = ("initializer", "regularizer", "constraint", "activation")
+
+SIZES = {
+    "units": 3,
+    "filters": 2,
+    "kernel_size": 2,
+    "equation": "ab,bc->ac",
+    "output_shape": 3,
+    "num_heads": 2,
+    "key_dim": 2,
+    "head_dim": 2,
+    "num_query_heads": 2,
+    "num_key_value_heads": 2,
+    "input_dim": 3,
+    "output_dim": 4,
+}
+
+
+def layers_with_objects():
+    """Returns the layers of Keras with an argument of one of `KINDS`."""
+    kinds = {kind for kind in vars(keras.layers).values() if isinstance(kind, type)} - {keras.layers.Layer}
+    found = [kind for kind in kinds if any(name.endswith(KINDS) for name in inspect.signature(kind).parameters)]
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", layers_with_objects(), ids=lambda kind: kind.__name__)
+def test_arguments_of_a_layer_are_its_own_objects(kind):
+    parameters = inspect.signature(kind).parameters.values()
+    sizes = {each.name: SIZES[each.name] for each in parameters if each.default is each.empty and each.name in SIZES}
+    objects = {each.name: Anything() for each in parameters if each.name.endswith(KINDS)}
+    if kind is keras.layers.SimpleRNN:
+        del objects["activity_regularizer"]  # Keras ignores it.
+    layer = kind(**sizes, **objects)
+    for each in (layer, internals.copy_of(layer)):
+        found = internals.arguments_of(each)
+        assert {name: found[name] for name in objects} == objects
+        assert found["name"] == layer.name
+    with pytest.raises(TypeError, match="Cannot serialize"):  # What `arguments_of` is for. The layer is unchanged.
+        layer.get_config()
+
+
+def test_an_activation_that_is_a_layer_and_a_cell_are_serialised():
+    layer = keras.layers.Dense(3, activation=keras.layers.PReLU())
+    assert isinstance(internals.arguments_of(layer)["activation"], dict)
+    assert internals.copy_of(layer).activation is not layer.activation
+    loop = keras.layers.RNN(keras.layers.GRUCell(2, activation="relu"))
+    assert internals.copy_of(loop).cell is not loop.cell
+    assert internals.copy_of(loop).cell.activation is keras.activations.relu
+
+
 def test_keras_swaps_the_averages_that_a_wrapper_gives():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     inner = keras.optimizers.SGD(0.1, use_ema=True)
@@ -393,6 +520,16 @@ def test_keras_swaps_the_averages_that_a_wrapper_gives():
     np.testing.assert_array_equal(kernel.numpy(), np.full((3, 2), 9.0))
     swap.on_test_end()
     np.testing.assert_allclose(kernel.numpy(), before, rtol=1e-4)
+
+
+def test_keras_finds_the_averages_that_an_optimizer_computes():
+    class Computing(optimizer_internals.AveragingOptimizer):
+        def averages_of_variables(self):
+            return ["computed"]
+
+    assert optimizer_internals.moving_averages(Computing(0.1)) == ["computed"]
+    with pytest.raises(NotImplementedError):
+        optimizer_internals.moving_averages(optimizer_internals.AveragingOptimizer(0.1))
 
 
 @pytest.mark.parametrize("left_to_caller", [True, False])

@@ -63,6 +63,10 @@ def test_every_public_name_is_in_the_reference_and_has_a_docstring():
         assert {reference.define(module, name)[:2] for name in reference.public(module)} <= listed, module
 
 
+def test_the_reference_has_every_rule():
+    assert sorted(reference.public("neural_alignment.alignments")) == sorted(alignments.__all__)
+
+
 def test_the_reference_has_the_names_that_are_imported_at_their_first_use():
     import neural_alignment
 

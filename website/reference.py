@@ -1,7 +1,8 @@
 """The API reference: all public names, found in the source code without importing it.
 
 Public are the names in `__all__` of the packages, and in `neural_alignment.analysis` and `neural_alignment.errors`,
-which have no `__all__`, all names without a leading underscore.
+which have no `__all__`, all names without a leading underscore. `__all__` of `alignments` contains every rule: the
+classes with the decorator `register` in the modules from which the package imports all names.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def define(module: str, name: str) -> Name:
         if name in [getattr(target, "id", None) for target in targets]:
             return Name(name, module, isinstance(getattr(getattr(after, "value", None), "value", None), str))
         if isinstance(node, ast.ImportFrom):
+            if name in _rules(node):
+                return define(node.module, name)
             for alias in node.names:
                 if name == (alias.asname or alias.name):
                     return define(node.module, alias.name)
@@ -141,9 +144,18 @@ def public(module: str) -> list[str]:
     body = _tree(module).body
     for node in body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return ast.literal_eval(node.value)
+            constants = [each.value for each in node.value.elts if isinstance(each, ast.Constant)]
+            return [*constants, *(name for each in _statements(module) for name in _rules(each))]
     defined = [getattr(node, "name", "") for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     return [name for name in defined if not name.startswith("_")]
+
+
+def _rules(statement: ast.stmt) -> list[str]:
+    """Returns the classes with the decorator `register` of a module from which a statement imports everything."""
+    if not isinstance(statement, ast.ImportFrom) or statement.names[0].name != "*":
+        return []
+    classes = [node for node in _tree(statement.module).body if isinstance(node, ast.ClassDef)]
+    return [each.name for each in classes if "register" in map(ast.unparse, each.decorator_list)]
 
 
 def _with_all(package: str) -> Iterator[str]:

@@ -1,5 +1,11 @@
-"""Every learning rule, and the parts that rules are made of."""
+"""Every learning rule, and the parts that rules are made of.
 
+Rules are found in the registry, so a new rule needs no entry here.
+"""
+
+from typing import TYPE_CHECKING
+
+from neural_alignment.alignments import layerwise, networkwise  # noqa: F401 - registers the rules
 from neural_alignment.alignments.assignment import Assignment
 from neural_alignment.alignments.base import (
     Alignment,
@@ -17,26 +23,7 @@ from neural_alignment.alignments.forward_pass import (
     forward_pass,
     side_pass,
 )
-from neural_alignment.alignments.layerwise import (
-    Activation,
-    AlignProp,
-    Feedback,
-    FixedMagnitudes,
-    Information,
-    KolenPollack,
-    RedrawnMagnitudes,
-    SignSymmetry,
-    Symmetric,
-    WeightMirror,
-)
-from neural_alignment.alignments.networkwise import (
-    AlignAda,
-    AlignZero,
-    DirectFeedback,
-    DirectTargetProjection,
-    LastLayer,
-    NetworkRule,
-)
+from neural_alignment.alignments.networkwise import NetworkRule
 from neural_alignment.alignments.pathways import BackwardOutput, ForwardOutput, InputPath
 from neural_alignment.alignments.registry import (
     RULES,
@@ -47,38 +34,28 @@ from neural_alignment.alignments.registry import (
 )
 from neural_alignment.alignments.schedules import Constant, Exponential, Linear
 
+if TYPE_CHECKING:  # Editors and type checkers do not see what `__getattr__` finds.
+    from neural_alignment.alignments.layerwise import *  # noqa: F403
+    from neural_alignment.alignments.networkwise.direct import *  # noqa: F403
+    from neural_alignment.alignments.networkwise.frozen import *  # noqa: F403
+
 __all__ = [
     "RULES",
-    "Activation",
-    "AlignAda",
-    "AlignProp",
-    "AlignZero",
     "Alignment",
     "Assignment",
     "BackwardOutput",
     "Constant",
-    "DirectFeedback",
-    "DirectTargetProjection",
     "Exponential",
-    "Feedback",
-    "FixedMagnitudes",
     "ForwardOutput",
     "ForwardPass",
-    "Information",
     "InputPath",
     "KernelView",
-    "KolenPollack",
-    "LastLayer",
     "LayerView",
     "Linear",
     "NetworkRule",
-    "RedrawnMagnitudes",
-    "SignSymmetry",
     "SignalAlignment",
     "Signals",
-    "Symmetric",
     "TrainedAlignment",
-    "WeightMirror",
     "changed_pass",
     "current_pass",
     "first_example",
@@ -88,4 +65,18 @@ __all__ = [
     "networkwise_rules",
     "register",
     "side_pass",
+    *(rule.__name__ for rule in RULES.values()),
 ]
+
+
+def __getattr__(name: str) -> type[Alignment]:
+    """Returns a rule by the name of its class."""
+    for rule in RULES.values():
+        if rule.__name__ == name:
+            return rule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Returns all names, those of rules included, for completion in IPython."""
+    return sorted({*globals(), *(rule.__name__ for rule in RULES.values())})

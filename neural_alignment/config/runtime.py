@@ -16,7 +16,8 @@ class Runtime(Options):
     """The devices of a run and the execution of its steps.
 
     A run may be resumed with different values, except of `precision` and `synchronize_batch_norm`, which change the
-    result.
+    result. Several replicas end with the weights of one, except with batch normalization that is not synchronized, and
+    with dropout and other random layers of Keras, which draw the same numbers on every replica.
     """
 
     decisive_keys: ClassVar[tuple[str, ...]] = ("precision", "synchronize_batch_norm")
@@ -46,7 +47,8 @@ class Runtime(Options):
     """Whether steps are compiled with XLA, which is slower than plain graphs on CPU. A TPU always compiles."""
     steps_per_execution: PositiveInt = 1
     """Number of steps in one graph call; on a TPU use 100 or more. A call ends earlier at an evaluation or at a save of
-    `checkpoints.every_steps`, and after one second, so that signals are handled."""
+    `checkpoints.every_steps`, and after one second, so that signals are handled. With `multi_worker` no call ends after
+    one second: at a signal, a call or an evaluation in progress is finished first."""
 
     @classmethod
     def decisive(cls, options: Mapping[str, Any]) -> dict[str, Any]:

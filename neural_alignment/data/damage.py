@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import posixpath
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from neural_alignment.errors import DataError, DataUnavailable
+
+logger = logging.getLogger(__name__)
 
 NO_STEP = -1
 """`DamagedRecord.step` of a record that was not found in a training batch."""
@@ -23,12 +26,19 @@ class DamagedRecord(NamedTuple):
         reason: the fault, in one line.
         step: first step of the run whose batch should contain the record; -1 if it was found while loading or in the
             validation data.
+        misfit: whether the record is intact but does not fit the options of the source, such as a label out of range.
+            Not stored by `DamageList.state`.
     """
 
     path: str
     record: int
     reason: str
     step: int = NO_STEP
+    misfit: bool = False
+
+    def error(self, message: str) -> DataError:
+        """Returns an error about the record. Only data that cannot be read are unavailable, and not wrong."""
+        return DataError(message) if self.misfit else DataUnavailable(message)
 
 
 class _Split(NamedTuple):
@@ -85,12 +95,31 @@ class DamageList:
         """
         self._splits.append(_Split(name, paths, root))
 
+    def include(self, other: DamageList) -> None:
+        """Adds the records and the files of another list. From then on, both lists have the same ones.
+
+        Raises:
+            DataError: if there are more damaged records than allowed.
+        """
+        for damaged in other.records:
+            self._add(damaged.path, damaged)
+        self._splits += other._splits
+        other._records, other._splits, other._lock = self._records, self._splits, self._lock
+        if self.exceeds_limit:
+            raise self.error()
+
     def add(self, damaged: DamagedRecord) -> bool:
-        """Adds a record and returns whether it is new. A known record keeps its reason and the earliest step."""
-        return self._add(damaged.path, damaged)
+        """Adds a record and returns whether it is new. A known record keeps its reason and the earliest step.
+
+        A new record is logged if it is tolerated.
+        """
+        new = self._add(damaged.path, damaged)
+        if new and not self.exceeds_limit:
+            logger.warning("Skipped record %d of %s: %s", damaged.record, damaged.path, damaged.reason)
+        return new
 
     def _add(self, path: str, damaged: DamagedRecord) -> bool:
-        """Adds a record of the file that is at `path` now."""
+        """Adds a record of the file that is at `path` now. Returns whether it is new."""
         key = path, damaged.record
         with self._lock:
             new = key not in self._records
@@ -106,15 +135,15 @@ class DamageList:
         """Returns the error to raise if there are more damaged records than allowed."""
         latest = latest or self.records[-1]
         if not self.allowed:
-            return DataUnavailable(latest.reason)
-        return DataUnavailable(
+            return latest.error(latest.reason)
+        return latest.error(
             f"{latest.reason}; this is more than `tolerate_corrupt` allows; found {len(self._records)} damaged "
             f"records; allowed: {self.allowed}"
         )
 
     def state(self) -> list[list[Any]]:
         """Returns the records as plain lists, for a JSON file."""
-        return [list(damaged) for damaged in self.records]
+        return [[*damaged[:-1]] for damaged in self.records]
 
     def load(self, state: Iterable[Any]) -> None:
         """Adds the records of a list returned by `state`, also one from before the files were moved.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.index import first_line
 from neural_alignment.data.order import without_autograph
-from neural_alignment.data.records import Records, fault_of_decoding, fault_of_image
+from neural_alignment.data.records import Records, fault_of_image
 from neural_alignment.errors import DataError, DataUnavailable
 from neural_alignment.paths import is_local, problem_of_file
 
@@ -201,9 +201,7 @@ class ImageFiles(Records):
         except (OSError, tf.errors.OpError) as error:
             reason = f"In {self.name}: {path} cannot be read; found: {first_line(error)}; allowed: a readable file"
             return DamagedRecord(path, 0, reason)
-        fault = fault_of_image(encoded.numpy())
-        if fault is None and decode is not None:
-            fault = fault_of_decoding(decode, encoded)
+        fault = fault_of_image(encoded, decode)
         return fault and DamagedRecord(path, 0, f"In {self.name}: {fault.replace('{where}', path)}")
 
     def path(self, record: int) -> str:  # noqa: D102 (inherited)

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import DataError
-from neural_alignment.paths import problem_of_file
+from neural_alignment.paths import is_local, problem_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,12 @@ def index_files(paths: Sequence[str], index_file: str | None = None) -> dict[str
         DataError: if there is a file at the path of the index file that is not an index, or that cannot be read, or if
             the index file cannot be written.
     """
+    if not index_file and (remote := sum(not is_local(path) for path in paths)):
+        logger.warning(
+            "the positions of the records in %d remote files are not stored, so each start reads nearly all of these "
+            "files; set data.index_file to the path of a file in which to store them",
+            remote,
+        )
     known = _load(index_file) if index_file else {}
 
     def find(path: str) -> FileIndex:
@@ -139,10 +145,10 @@ def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
 def _open(path: str) -> BinaryIO:
     """Opens a file for reading headers that are far apart.
 
-    TensorFlow's files read half a megabyte ahead. This is fast for remote storage, where each request is expensive, but
-    would read all of every local file. Local files are therefore opened with a small buffer.
+    TensorFlow's files read half a megabyte ahead, which is nearly all of a file of images. Remote files can only be
+    opened with them. Local files are opened with a small buffer.
     """
-    if "://" in path:
+    if not is_local(path):
         return tf.io.gfile.GFile(path, "rb")
     try:
         return open(path, "rb", buffering=LOCAL_READ_BYTES)

@@ -61,8 +61,8 @@ class Schema:
         with tf.control_dependencies([tf.debugging.Assert(in_range, ["label out of range", label])]):
             return features[self.image_key], tf.cast(label, tf.int32)
 
-    def fault(self, record: bytes) -> str | None:
-        """Returns the fault of a record, with "{where}" in place of its location, or None."""
+    def misfit(self, record: bytes) -> str | None:
+        """Returns why an intact record does not fit, with "{where}" in place of its location, or None."""
         try:
             features = tf.train.Example.FromString(record).features.feature
         except DecodeError:
@@ -74,7 +74,7 @@ class Schema:
                 return f"{{where}} must hold one {kind} feature `{key}`; found features: {found}"
         if not 0 <= labels[0] - self.label_offset < self.classes:
             return f"The label of {{where}} is out of range; found {labels[0]}; allowed: {self.allowed_labels}"
-        return fault_of_image(images[0])
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +146,15 @@ class Records(abc.ABC):
         """Returns the path of the file that contains a record."""
 
     def _check_first(self) -> None:
-        """Raises `DataError` if all of the first records are faulty, because the options do not fit the files then."""
+        """Raises an error if all of the first records are faulty. Often the options do not fit the files then."""
+        if not self.found:
+            raise DataError(f"{self.name} is empty; found 0 records; allowed: 1 or more")
         faults = []
         for record in range(min(self.damage.allowed + 1, self.found)):
             faults.append(self.fault(record))
             if faults[-1] is None:
                 return
-        raise DataError(faults[0].reason if faults else f"{self.name} is empty; found 0 records; allowed: 1 or more")
+        raise faults[0].error(faults[0].reason)
 
 
 class TFRecords(Records):
@@ -303,10 +305,13 @@ class TFRecords(Records):
             found = "the end of the file" if "empty" in error.message else first_line(error)
             reason = f"In {self.name}: {where} cannot be read; found {found}; {CHECKSUMS}"
             return DamagedRecord(path, number, reason)
-        fault = self._schema.fault(serialized)
-        if fault is None and decode is not None:
-            fault = fault_of_decoding(decode, self._schema.parse(serialized)[0])
-        return fault and DamagedRecord(path, number, f"In {self.name}: {fault.replace('{where}', where)}")
+        misfit = fault = self._schema.misfit(serialized)
+        if misfit is None:
+            fault = fault_of_image(self._schema.parse(serialized)[0], decode)
+        if fault is None:
+            return None
+        reason = f"In {self.name}: {fault.replace('{where}', where)}"
+        return DamagedRecord(path, number, reason, misfit=misfit is not None)
 
     def path(self, record: int) -> str:  # noqa: D102 (inherited)
         return self._paths[np.searchsorted(self._starts, record, side="right") - 1]
@@ -319,20 +324,23 @@ def attempt(function: Callable, otherwise: Callable, *arguments: tf.Tensor) -> t
     return first.concatenate(element.map(otherwise)).take(1).get_single_element()
 
 
-def fault_of_image(encoded: bytes) -> str | None:
-    """Returns why an image cannot be decoded, with "{where}" in place of its location, or None."""
+def fault_of_image(encoded: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor] | None) -> str | None:
+    """Returns why an image cannot be used, with "{where}" in place of its location, or None.
+
+    Args:
+        encoded: the encoded image, a scalar string.
+        decode: a decoder that the image must also pass, or None.
+    """
     try:
         decode_rgb(encoded)
     except tf.errors.OpError:
+        content = encoded.numpy()
         return (
-            f"The image of {{where}} cannot be decoded; found {len(encoded)} bytes that begin with "
-            f"0x{encoded[:4].hex()}; allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP"
+            f"The image of {{where}} cannot be decoded; found {len(content)} bytes that begin with "
+            f"0x{content[:4].hex()}; allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP"
         )
-    return None
-
-
-def fault_of_decoding(decode: Callable[[tf.Tensor], tf.Tensor], encoded: tf.Tensor) -> str | None:
-    """Returns why a decoder rejects an image, with "{where}" in place of its location, or None."""
+    if decode is None:
+        return None
     try:
         decode(encoded)
     except (tf.errors.OpError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 
@@ -26,8 +25,6 @@ from neural_alignment.data.pipeline import (
 )
 from neural_alignment.data.records import Records
 from neural_alignment.errors import DataError, DataUnavailable
-
-logger = logging.getLogger(__name__)
 
 DAMAGED = "damaged record"  # marks the errors that `Streamed.explain` recognises
 DAMAGED_RECORD = re.compile(rf"\[{DAMAGED}\] \[(\d+)\] \[(\d+)\] \[(-?\d+)\]")
@@ -262,8 +259,7 @@ class Streamed(Dataset):
             if fault is None:  # the record is intact, so something else failed
                 return np.int64(index)
             step = NO_STEP if position < 0 else int(position) // self.batching.batch_size
-            if self.damage.add(fault._replace(step=step)):
-                logger.warning("Skipped record %d of %s: %s", fault.record, fault.path, fault.reason)
+            self.damage.add(fault._replace(step=step))
             if self.damage.exceeds_limit:
                 return np.int64(index)
         return np.int64(-1)

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
 from neural_alignment.alignments import RULES, Alignment, current_pass
 from neural_alignment.errors import ArgumentError
 from neural_alignment.layers.base import before_gradient
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
+from neural_alignment.options import NumpySeed
 from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
@@ -214,7 +215,7 @@ class RNN(ModelOptions):
     """A recurrent network with an output at each step, in the NTK parameterization."""
 
     builder = staticmethod(rnn)
-    size_key: ClassVar[str] = "units"
+    size_keys: ClassVar[tuple[str, ...]] = ("units",)
     targets: ClassVar[str] = "sequences"
 
     name: Literal["rnn"]
@@ -223,7 +224,7 @@ class RNN(ModelOptions):
     slots: PositiveInt = 50
     """Rows of the trained initial state: the batch size, so that each example of a batch has a row. With fewer rows,
     examples share them."""
-    weights_seed: NonNegativeInt | None = None
+    weights_seed: NumpySeed | None = None
     """Seed of NumPy's legacy generator, with which the kernels are drawn as in the published code. Default: they are
     drawn from the seed of the run, as in other models."""
 

@@ -31,6 +31,24 @@ def kernels(connection: Connection, step: int) -> tuple[np.ndarray, np.ndarray]:
     return keras.ops.convert_to_numpy(connection.kernel), backward.numpy()
 
 
+def kernel_layers(model: AlignedModel, patterns: Sequence[str]) -> list[Connection]:
+    """Returns the aligned layers whose names match one of some shell patterns.
+
+    Args:
+        model: the model of a run.
+        patterns: the value of `logging.kernels`. Patterns have no effect in a network without aligned layers.
+
+    Raises:
+        ConfigError: if a pattern matches none of the aligned layers.
+    """
+    layers = connections(model)
+    for pattern in patterns:
+        if layers and not fnmatch.filter([layer.name for layer in layers], pattern):
+            names = ", ".join(layer.name for layer in layers)
+            raise ConfigError(f"logging.kernels: {pattern!r} matches no aligned layer; the layers are: {names}")
+    return [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, name) for name in patterns)]
+
+
 class Kernels:
     """Writes W and B of some layers at every evaluation: `STEP.npz` with the arrays LAYER/forward and LAYER/backward.
 
@@ -38,21 +56,12 @@ class Kernels:
     only on its step, so a resumed run may write it again.
 
     Args:
-        model: the model of the run.
+        layers: the layers, from `kernel_layers`.
         path: the directory, created with the first file.
-        patterns: shell patterns of layer names. They have no effect in a network without aligned layers.
-
-    Raises:
-        ConfigError: if a pattern matches none of the aligned layers.
     """
 
-    def __init__(self, model: AlignedModel, path: str, patterns: Sequence[str]):
-        layers = connections(model)
-        for pattern in patterns:
-            if layers and not fnmatch.filter([layer.name for layer in layers], pattern):
-                names = ", ".join(layer.name for layer in layers)
-                raise ConfigError(f"logging.kernels: {pattern!r} matches no aligned layer; the layers are: {names}")
-        self._layers = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, name) for name in patterns)]
+    def __init__(self, layers: Sequence[Connection], path: str):
+        self._layers = layers
         self._path = path
 
     def __call__(self, row: MetricsRow) -> None:

@@ -171,6 +171,15 @@ class Distribution:
         mine = [number if worker == self.worker else 0 for worker in range(self.workers)]
         return [total // local for total in self._sum_over_replicas(mine)]
 
+    def check_same(self, number: int, problem: str) -> None:
+        """Checks that a number is the same on all workers. All workers must call it at the same point of the run.
+
+        Raises:
+            RunError: with the message `problem` if it is not.
+        """
+        if len({*self.gathered(number)}) > 1:
+            raise RunError(problem)
+
     def _sum_over_replicas(self, numbers: Sequence[int]) -> list[int]:
         """Returns the sums over all replicas."""
         values = self.strategy.experimental_distribute_values_from_function(

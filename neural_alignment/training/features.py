@@ -18,7 +18,6 @@ from neural_alignment.data.recordings import load_images
 from neural_alignment.errors import ArgumentError, DataError, RunError
 from neural_alignment.keras_internals import calls, copy_of, has_graph
 from neural_alignment.training import setup
-from neural_alignment.training.loading import check_finite, load_model
 from neural_alignment.training.run_directory import RunDirectory
 
 
@@ -48,8 +47,7 @@ def trained(run_dir: str | Path) -> SourceNetwork:
     directory = RunDirectory(run_dir)
     status = directory.status()
     path = directory.model_path(status)
-    model = load_model(path)
-    check_finite(model, path)
+    model = setup.load_network(path)
     return SourceNetwork(directory.path, model, directory.checked_config(status), directory.pixel_scale(status))
 
 

@@ -1,4 +1,4 @@
-"""The gradients of one step, and their averages over the parts of a batch."""
+"""The gradients of J and R in one step."""
 
 from __future__ import annotations
 

@@ -13,12 +13,11 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.errors import DataError, Diverged, InputError, RunError, Stopped
+from neural_alignment.errors import DataError, Diverged, InputError, RunError, Stopped, Unavailable
 from neural_alignment.training import callbacks, distribution, existing_run, files, lock, rewind, setup
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.graphs import keep_graphs
-from neural_alignment.training.loading import check_finite, load_model
-from neural_alignment.training.preparation import load_initial_state, prepare
+from neural_alignment.training.preparation import Prepared, load_initial_state, prepare
 from neural_alignment.training.run_directory import RunDirectory, RunResult
 from neural_alignment.training.run_loop import RunLoop
 from neural_alignment.training.saved_state import SavedState
@@ -95,9 +94,8 @@ def _train_as_chief(
                 return finished
         elif start.resume_from is not None:
             raise RunError(f"{directory.path}: contains no run that could go back to step {start.resume_from}")
-        prepared = prepare(config)
         resumes = not force and existing_run.has_own_state(directory)
-        loaded = None if resumes else load_initial_state(config, directory, prepared)
+        prepared, loaded = _prepared(config, directory, start, back, resumes)
         if check_held is None:
             directory.make()
             check_held = holding.enter_context(lock.held(directory.path))
@@ -116,8 +114,8 @@ def _train_as_assistant(
 ) -> RunResult:
     """Trains as a worker other than the chief, from the chief's state, in a temporary directory.
 
-    It reads the chief's directory before the first exchange between the workers. The chief changes the directory only
-    after this exchange.
+    It reads the chief's directory before the first exchange between the workers, which is in `_prepared`. The chief
+    changes the directory only after this exchange.
     """
     resumes = start.resume and directory.exists()
     finished = existing_run.check_usable(directory, config, start.resume, start.force) if resumes else None
@@ -132,18 +130,38 @@ def _train_as_assistant(
                 files.copy(directory.file(name), own.file(name))
         if back is not None:
             rewind.cut(own, back, own.file("set_aside"))
-        prepared = prepare(config)
-        loaded = None if has_own_state else load_initial_state(config, directory, prepared)
+        prepared, loaded = _prepared(config, directory, start, back, has_own_state)
         state = SavedState(config, own, prepared.trainer, lambda: None, loaded)
         result = _finish(RunLoop(config, prepared, state), progress)
     return dataclasses.replace(result, path=directory.path)
+
+
+def _prepared(
+    config: Config, directory: RunDirectory, start: StartOptions, back: int | None, resumes: bool
+) -> tuple[Prepared, dict[str, Any] | None]:
+    """Returns the parts of a run, and the description of the state that `init_from` has loaded, if there is one.
+
+    No file of the run directory has been changed yet. If files of an earlier run are to be removed or moved, the step
+    is traced first, because the code of a user's rule, model or loss may fail there.
+
+    Args:
+        config: the configuration of the run.
+        directory: the run directory.
+        start: how to treat an existing run.
+        back: the step to go back to, or None.
+        resumes: whether the run continues from a state in its directory.
+    """
+    prepared = prepare(config)
+    loaded = load_initial_state(config, directory, prepared, resumes)
+    if start.force or back is not None:
+        prepared.trainer.trace(prepared.trainer.step if back is None else back)
+    return prepared, loaded
 
 
 def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
     """Runs the loop to its end, and records in `status.json` how it ended."""
     with Stop(raises=loop.trainer.devices.workers == 1) as stop:
         loop.restore()
-        loop.state.check_workers_agree()
         with _recorded_end(loop), files.full_disk_reported(loop.directory.path):
             try:
                 result = loop.run(stop, progress)
@@ -198,14 +216,17 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
 
     Args:
         run_dir: a finished run.
-        strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run.
+        strategy: the devices to use, a value of `runtime.strategy`. Default: those of the run; for a run of several
+            workers `auto`, because one process can evaluate it.
 
     Returns:
         J and the metrics of the loss (such as top1 and top5) on the whole validation split. Every example counts once.
 
     Raises:
-        RunError: if there is no saved model, a file is damaged, or a weight is not finite.
+        RunError: if there is no saved model, a file is damaged, a weight is not finite, or a device is missing.
+        ConfigError: if the options do not fit the devices or the data.
         DataError: if the data cannot be read.
+        Unavailable: if a TPU cannot be reached.
         Diverged: if the weights are finite and J is not.
     """
     directory = RunDirectory(run_dir)
@@ -213,15 +234,20 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
     status = directory.status()
     path = directory.model_path(status)
     config = directory.checked_config(status)
+    if strategy is None and config.runtime.strategy == "multi_worker":
+        strategy = "auto"
     if strategy is not None:
         runtime = distribution.with_strategy(config.runtime, strategy).model_dump()
         config = configuration.parse({**config.model_dump(mode="json", exclude_none=True), "runtime": runtime})
-    devices = distribution.create(config.runtime)
+    try:
+        devices = distribution.create(config.runtime)
+    except (RunError, Unavailable) as error:
+        raise type(error)(f"{error}; --strategy cpu evaluates on the CPU") from None
     devices.check(config)
     dataset = setup.load_data(config)
+    devices.check_evaluation(config, dataset)
     with devices.scope():
-        model = load_model(path)
-    check_finite(model, path)
+        model = setup.load_network(path)
     shapes = (model.input_shape[1:], model.output_shape[-1])
     if shapes != (tuple(dataset.input_shape), setup.output_units(config, dataset.classes)):
         raise RunError(

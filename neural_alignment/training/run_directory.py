@@ -31,7 +31,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,13 @@ class RunDirectory:
             config: the configuration to give; the stored one may be missing.
         """
         return f"`train` with {config}, --run-dir {self.path} and --resume"
+
+    def not_shared(self) -> str:
+        """Returns the message for workers that find different runs at the path."""
+        return (
+            f"{self.path}: the workers do not see the same run; give all workers the same --run-dir, on a file system "
+            "that they share, and the same --resume"
+        )
 
     def _status_problem(self) -> str:
         return "is missing or empty" if self.is_missing_or_empty("status.json") else "is damaged"
@@ -474,3 +481,19 @@ def _cell_differs(value: Any, cell: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return True
     return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))
+
+
+def check_different_seeds(runs: Iterable[tuple[str, int]]) -> None:
+    """Checks that no seed counts twice in statistics over seeds.
+
+    Args:
+        runs: run directory and seed of each run.
+
+    Raises:
+        RunError: if two runs have the same seed.
+    """
+    found: dict[int, str] = {}
+    for path, seed in runs:
+        if seed in found:
+            raise RunError(f"{path}: has the same seed as {found[seed]}, {seed}; keep one run of each seed")
+        found[seed] = path

@@ -39,7 +39,8 @@ class RunLoop:
         self.total_steps = total_steps(config, self.trainer.dataset)
         self._stride = config.evaluation.every_epochs * epoch_steps(config, self.trainer.dataset)
         self._evaluation = Evaluator(config, self.trainer, test, alignment)
-        self._kernels = callbacks.Kernels(self.trainer.model, self.directory.file("kernels"), config.logging.kernels)
+        layers = callbacks.kernel_layers(self.trainer.model, config.logging.kernels)
+        self._kernels = callbacks.Kernels(layers, self.directory.file("kernels"))
         self._listeners: list[callbacks.Listener] = []
         self._saved = time.monotonic()
 
@@ -52,7 +53,7 @@ class RunLoop:
         """Restores the last checkpoint, if there is one.
 
         Raises:
-            RunError: if the checkpoint or the metrics are damaged or do not fit each other.
+            RunError: as in `SavedState.restore`.
         """
         self.state.restore(self._is_due)
 
@@ -179,7 +180,11 @@ class RunLoop:
         return min(self.total_steps, *((step // stride + 1) * stride for stride in strides))
 
     def _measure(self, stop: Stop) -> None:
-        """Evaluates the model, saves the state, and writes the row."""
+        """Evaluates the model, saves the state, and writes the row.
+
+        Raises:
+            Interrupted: at a signal.
+        """
         is_first = self.step == self.state.first_step
         is_untrained = is_first and not self.state.origin
         with self.state.kept_means():
@@ -187,6 +192,9 @@ class RunLoop:
             with stop.safe():
                 row = self._evaluation.row(training, self.state.seconds, is_untrained)
         self._finish_evaluation(row)
+        # A signal during the evaluation of several workers is only recorded, and the next steps could take long.
+        if any(self.trainer.devices.agree(stop.signal is not None)):
+            raise Interrupted
 
     def _finish_evaluation(self, row: MetricsRow) -> None:
         """Saves the state and writes the row of an evaluation."""

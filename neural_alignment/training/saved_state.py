@@ -74,7 +74,8 @@ class SavedState:
             is_due: whether a step has a row of metrics.
 
         Raises:
-            RunError: if the checkpoint or the metrics are damaged or do not fit each other.
+            RunError: if the checkpoint or the metrics are damaged or do not fit each other, or if the workers do not
+                continue from the same step.
         """
         restored, start = self.checkpoints.restore_last(), self._trainer.step
         record = self._means.record
@@ -105,6 +106,7 @@ class SavedState:
             raise self.metrics.damaged(f"it was changed after the state of step {start} was saved")
         if not self.directory.is_missing_or_empty("status.json"):
             self.directory.rows(self.directory.found_status() or {"state": "failed"})
+        self._trainer.devices.check_same(start, self.directory.not_shared())
 
     def _restore_corrupt_records(self, kept: list[list[Any]] | None) -> None:
         """Passes the damaged records that were found before to the data.
@@ -148,26 +150,6 @@ class SavedState:
     def seconds(self) -> float:
         """Seconds of training up to now. The time between the last save and the end of a killed process is left out."""
         return time.monotonic() - self._began
-
-    def check_workers_agree(self) -> None:
-        """Checks that all workers continue from the same step and the same initial state.
-
-        Raises:
-            RunError: if they do not.
-        """
-        devices = self._trainer.devices
-        if len({*devices.gathered(self._trainer.step)}) > 1:
-            raise RunError(
-                f"{self.directory.path}: the workers do not see the same run; give all workers the same --run-dir, on "
-                "a file system that they share, and the same --resume"
-            )
-        digest = self._loaded["digest"] if self._loaded else "0"
-        if len({*devices.gathered(int(digest[:8], 16))}) > 1:
-            raise RunError(
-                f"init_from: the workers do not see the same state of {self._config.init_from.path}; give all workers "
-                "the same path, on a file system that they share; if that run is still running, set init_from.state to "
-                "the step of a saved state"
-            )
 
     def take_over(self) -> None:
         """Saves a state that `init_from` has loaded, so that resuming does not need its source, and restores the means.

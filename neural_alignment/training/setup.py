@@ -18,7 +18,7 @@ from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
 from neural_alignment.training import memory
 from neural_alignment.training.graphs import run_seed, set_random_seed
-from neural_alignment.training.loading import check_network, check_task
+from neural_alignment.training.loading import check_finite, check_network, check_task, load_model
 from neural_alignment.training.model import AlignedModel
 from optimizers import MultiOptimizer, RateScheduler
 
@@ -32,19 +32,22 @@ def load_data(config: Config) -> data.Dataset:
     return config.data.load(batching(config))
 
 
-def load_test_data(config: Config, split: str) -> data.Dataset:
+def load_test_data(config: Config, split: str, dataset: data.Dataset) -> data.Dataset:
     """Returns a data set whose validation split is another split of the run's data.
 
-    It is standardized like the data of the run.
+    It is standardized like the data of the run, and its damaged records are listed and limited together with theirs.
 
     Args:
         config: the configuration of the run.
         split: the split, in the syntax of the data source.
+        dataset: the data of the run.
 
     Raises:
         DataError: if the data cannot be read.
     """
-    return config.data.for_test(split, config.batch_size).load(batching(config))
+    test = config.data.for_test(split, config.batch_size).load(batching(config))
+    dataset.damage.include(test.damage)
+    return test
 
 
 def data_facts(config: Config) -> data.Facts:
@@ -84,10 +87,11 @@ def build_network(config: Config, outputs: int, input_shape: tuple[int, ...], st
     The names of its layers, on which columns of `metrics.csv` and the draws of B depend, do not depend on the models
     that this process has built before.
     """
+    with _reported("model", type(config.model).model_fields):
+        config.model.check_inputs(input_shape)
     memory.check(config, outputs, input_shape)
     set_random_seed(config)
-    # Otherwise GPUs would multiply float32 numbers in TF32, which is too coarse for R and the angles.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    _multiply_in_float32()
     with _precision(config.runtime.precision), fresh_names(), memory.exhaustion_reported(config):
         model = _draw_model(config, outputs, input_shape, steps_per_epoch)
     if config.runtime.synchronize_batch_norm:
@@ -95,6 +99,29 @@ def build_network(config: Config, outputs: int, input_shape: tuple[int, ...], st
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
     return model
+
+
+def load_network(path: str) -> AlignedModel:
+    """Returns the final model of a run, whose products are computed as in the training.
+
+    Args:
+        path: the `model.keras` of the run.
+
+    Raises:
+        RunError: as in `load_model`, or if a weight is not finite.
+    """
+    _multiply_in_float32()
+    model = load_model(path)
+    check_finite(model, path)
+    return model
+
+
+def _multiply_in_float32() -> None:
+    """Makes GPUs and TPUs compute products of float32 numbers in float32 in this process.
+
+    By default they use TF32 or bfloat16, which is too coarse for R and the angles.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ class Trainer:
         devices = distribution.create(config.runtime)
         devices.check(config)
         dataset = setup.load_data(config)
+        devices.check_evaluation(config, dataset)
         return cls(setup.compiled_model(config, dataset, devices.scope()), dataset, devices)
 
     @property
@@ -83,6 +84,20 @@ class Trainer:
             self._stepper = Stepper(self.model, batches, self.devices.seconds_per_call, self._tracing)
         else:
             self._stepper = BatchStepper(self.model, batches, train_on)
+
+    def trace(self, step: int) -> None:
+        """Traces the graph of a training step, unless this has been done, without making a step.
+
+        Args:
+            step: the global step of the batch with which the training will start.
+
+        Raises:
+            Exception: any error of the code of the step, such as that of a user's rule.
+        """
+        if self._tracing is None:
+            batches = iter(self.devices.train(self.dataset, step))
+            self._tracing = Tracing(self.model, batches, batches.element_spec)
+        self._tracing.result()
 
     def trace_in_background(self) -> None:
         """Begins to trace the graph of a training step in another thread."""

@@ -1,7 +1,12 @@
 """The registry of rules, its rows in the test tables, and rules and primitives from outside of the package."""
 
+import ast
+import contextlib
+import importlib.util
 import inspect
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +19,16 @@ import pytest
 from processes import Command
 
 from neural_alignment import alignments, layers, losses
-from neural_alignment.alignments import RULES, Symmetric, TrainedAlignment, networkwise_rules, primitives, register
+from neural_alignment.alignments import (
+    RULES,
+    DirectFeedback,
+    Symmetric,
+    TrainedAlignment,
+    layerwise_rules,
+    networkwise_rules,
+    primitives,
+    register,
+)
 from neural_alignment.serialization import serializable
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,13 +50,15 @@ def test_every_primitive_has_a_row_in_the_test_table():
 def test_every_rule_can_be_imported_from_the_package():
     for rule in RULES.values():
         assert getattr(alignments, rule.__name__) is rule
-    assert set(networkwise_rules()) == {"align_zero", "align_ada", "dfa", "drtp", "last_layer"}
+        assert rule.__name__ in dir(alignments)
+    with pytest.raises(AttributeError, match="has no attribute 'Symetric'"):
+        alignments.Symetric  # noqa: B018
 
 
 def redefined(bases, name, value=None):
     """Returns a class that a user defines under the name of a class of the package."""
     attributes = {} if value is None else {"__annotations__": {"rule": Literal[value]}, "rule": value}
-    return type(bases)(name, (bases,), {"__module__": __name__, "__qualname__": name, **attributes})
+    return type(bases)(name, (bases,), {"__module__": __name__, "__qualname__": name, "__doc__": "Mine.", **attributes})
 
 
 @pytest.mark.parametrize(
@@ -71,6 +87,118 @@ def test_a_class_that_is_defined_again_replaces_the_previous_one(monkeypatch):
         assert RULES["my_rule"] is rule
         assert keras.saving.get_registered_object("neural_alignment>MyRule") is rule
     monkeypatch.delitem(keras.saving.get_custom_objects(), "neural_alignment>MyRule")
+
+
+TABLES = (RULES, helpers.RULE_TABLE, layerwise_rules, networkwise_rules)
+
+
+def module_of(path):
+    """Returns the module of a test file, under the name that pytest gives it."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def reads(function, table, module):
+    """Whether the syntax tree of a function contains a table, such as `RULES` or `alignments.RULES`."""
+    nodes = [*ast.walk(function)]
+    found = [getattr(module, node.id, None) for node in nodes if isinstance(node, ast.Name)]
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.append(getattr(getattr(module, node.value.id, None), node.attr, None))
+    return any(each is table for each in found)
+
+
+def functions_of_all_rules():
+    """Yields the tests that read a table of all rules and are not parametrised."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if not re.search(r"\bRULES\b|\bRULE_TABLE\b|wise_rules\b", text := path.read_text()):
+            continue
+        for node in ast.parse(text).body:
+            if not isinstance(node, ast.FunctionDef) or node.decorator_list or not node.name.startswith("test_"):
+                continue
+            runs = {each.arg for each in node.args.args} <= {"tmp_path", "monkeypatch"}
+            if runs and any(reads(node, table, module_of(path)) for table in TABLES):
+                yield getattr(module_of(path), node.name)
+
+
+DOCUMENTATION = {"test_every_rule_has_a_section_with_its_picture"}
+
+
+@pytest.mark.parametrize(("kind", "weights"), [(Symmetric, {"self_": 0.9, "decay": 1.1}), (DirectFeedback, {})])
+def test_a_rule_is_one_class_and_one_row_and_its_documentation(kind, weights, tmp_path, monkeypatch):
+    """Every test that looks at all rules is run with one rule more."""
+    monkeypatch.setitem(helpers.RULE_TABLE, "added", helpers.RuleRow(weights))
+    for registry, name in ((RULES, "added"), (keras.saving.get_custom_objects(), "neural_alignment>Added")):
+        monkeypatch.setitem(registry, name, None)  # So that it is removed at the end.
+        monkeypatch.delitem(registry, name)
+    register(redefined(kind, "Added", "added"))
+    ran = []
+    for number, test in enumerate(functions_of_all_rules()):
+        (tmp_path / str(number)).mkdir()
+        lacks = pytest.raises(AssertionError) if test.__name__ in DOCUMENTATION else contextlib.nullcontext()
+        with monkeypatch.context() as patch, lacks:
+            known = {"tmp_path": tmp_path / str(number), "monkeypatch": patch}
+            test(**{name: known[name] for name in inspect.signature(test).parameters})
+        ran.append(test.__name__)
+    assert {*ran} > DOCUMENTATION
+
+
+ADDED = """
+import sys
+import types
+from pathlib import Path
+from typing import Literal
+
+import tensorflow as tf
+
+from neural_alignment.alignments import Feedback, NetworkRule, Symmetric, register
+
+
+@register
+class NovelTrained(Symmetric):
+    'Mine.'
+    rule: Literal["novel_trained"] = "novel_trained"
+
+
+@register
+class NovelFixed(Feedback):
+    'Mine.'
+    rule: Literal["novel_fixed"] = "novel_fixed"
+
+
+@register
+class NovelNetwork(NetworkRule):
+    'Mine.'
+    rule: Literal["novel_network"] = "novel_network"
+
+    def forward(self, model, kept, batch):
+        sources = [variable.value for variable in model.trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            outputs = model(batch.inputs, training=True)
+        return outputs, lambda upstream: tape.gradient(outputs, sources, output_gradients=upstream)
+
+
+rows = "'novel_trained': RuleRow({'self_': 0.9, 'decay': 1.1}), 'novel_fixed': RuleRow(), 'novel_network': RuleRow(),"
+before, table, after = Path("tests/helpers.py").read_text().partition("RULE_TABLE = {")
+sys.modules["helpers"] = types.ModuleType("helpers")
+exec(before + table + rows + after, vars(sys.modules["helpers"]))
+"""
+
+
+@pytest.mark.exhaustive
+def test_the_rows_of_added_rules_pass_in_every_test(tmp_path):
+    """One rule that trains B, one that does not, and one for a whole network."""
+    (tmp_path / "novel.py").write_text(ADDED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "novel", "-p", "no:cacheprovider", "-k", "novel", "tests"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert result.returncode == 0, result.stdout
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) > 50
 
 
 RUN = {

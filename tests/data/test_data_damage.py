@@ -12,10 +12,11 @@ from neural_alignment import config as configuration
 from neural_alignment import data
 from neural_alignment.data.damage import DamagedRecord, DamageList
 from neural_alignment.data.sources import tfds
-from neural_alignment.errors import DataError
+from neural_alignment.errors import DataError, Unavailable
 from neural_alignment.training import run, stepping
 
 EXAMPLES, BATCH, STEPS = 33, 8, 4
+PNG = tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy()
 
 
 def load(train, validation=None, tolerate_corrupt=0, batch_size=BATCH, shuffle=True, **options):
@@ -194,6 +195,41 @@ def test_validation_leaves_damaged_records_out(photographs, files, tools, fill):
         np.testing.assert_array_equal(batches[0][2], [1, 0, 0, 1, 1, 1, 1, 1])
     message, _ = explained(load(*photographs), load(*photographs).validation(fill=fill))
     assert "In `validation_files`: The image of record 1" in message
+
+
+FAULTS = {
+    "a label out of range": (lambda tools: tools.example("image/encoded", PNG, "image/class/label", 2000), False),
+    "a missing feature": (lambda tools: tools.example("picture", PNG, "image/class/label", 1), False),
+    "other content": (lambda tools: b"\xff" * 9, False),
+    "an image that cannot be decoded": (
+        lambda tools: tools.example("image/encoded", b"x", "image/class/label", 1),
+        True,
+    ),
+    "a wrong checksum": (None, True),
+}
+
+
+@pytest.mark.parametrize("record", [0, 5])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_only_records_that_cannot_be_read_are_unavailable_at_any_place(photographs, files, tools, fault, record):
+    """Other records are wrong, so the same command cannot succeed later."""
+    make, unavailable = FAULTS[fault]
+    path = files.directory / "train-00000-of-00003"
+    if make is None:
+        flip_a_bit(path, record)
+    else:
+        records = [each.numpy() for each in tf.data.TFRecordDataset(str(path))]
+        tools.write_records(path, [*records[:record], make(tools), *records[record + 1 :]])
+    try:
+        dataset = load(str(path), shuffle=False)
+        with pytest.raises(tf.errors.OpError) as raised:
+            batches_of(dataset, 1)
+        error = dataset.explain(raised.value)
+    except DataError as at_once:
+        error = at_once
+    assert f"record {record} of {path}" in str(error)
+    assert isinstance(error, DataError)
+    assert isinstance(error, Unavailable) == unavailable
 
 
 def test_a_batch_with_only_damaged_records_is_an_error(photographs, files, tools):

@@ -70,6 +70,14 @@ def test_an_index_file_avoids_indexing_again(paths, tmp_path, walked):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["index.npz"]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "kept", "warns"), [("file://", "", True), ("file://", "index.npz", False), ("", "", False)]
+)
+def test_only_remote_files_whose_index_is_not_stored_cause_a_warning(paths, tmp_path, caplog, scheme, kept, warns):
+    index.index_files([scheme + path for path in paths], str(tmp_path / kept) if kept else None)
+    assert caplog.text.count("the positions of the records in 3 remote files are not stored") == warns
+
+
 def test_a_file_of_another_size_is_indexed_again(paths, files, tmp_path, walked):
     kept = str(tmp_path / "index.npz")
     index.index_files(paths, kept)

@@ -140,16 +140,48 @@ def test_a_source_of_the_user_may_have_a_test_split(own_source):
         prepare(configuration.parse(own_source))
 
 
+@pytest.fixture
+def spoil(toy, files, tools):
+    """Damages a record among the first 15 of a split of `toy`. Returns the path of its file."""
+    _, images, labels = toy
+
+    def spoil(split, record):
+        path = files.directory / f"tfds/toy/1.0.0/toy-{split}.tfrecord-00000-of-00002"
+        encoded = [tools.encode(image) for image in images[:15]]
+        encoded[record] = b"no image"
+        records = [tools.example("image", i, "label", y) for i, y in zip(encoded, labels, strict=False)]
+        tools.write_records(path, records)
+        return path
+
+    return spoil
+
+
+@pytest.mark.parametrize("limit", [10**9, pytest.param(0, marks=pytest.mark.exhaustive)], ids=["in memory", "streamed"])
+def test_damaged_records_of_both_splits_count_together(toy, spoil, tmp_path, monkeypatch, caplog, limit):
+    monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
+    plan, images, labels = toy
+    plan["data"]["tolerate_corrupt"] = 1
+    path = str(spoil("test", 5))
+    run.train(configuration.parse(plan), tmp_path / "run")
+    assert len([line for line in caplog.messages if line.startswith(f"Skipped record 5 of {path}")]) == 1
+    last = MetricsFile(str(tmp_path / "run" / "metrics.csv")).rows()[-1]
+    assert last["corrupt_records"] == 1
+    assert [entry[:2] for entry in json.loads((tmp_path / "run" / "corrupt_records.json").read_text())] == [[path, 5]]
+    intact = np.delete(np.arange(12), 5)
+    logits = load_model(tmp_path / "run" / "model.keras").predict(images[intact] / np.float32(255), verbose=0)
+    assert last["test_top1"] == pytest.approx(np.mean(np.argmax(logits, 1) == labels[intact]), abs=1e-6)
+    spoil("train", 12)
+    with pytest.raises(DataError, match="more than `tolerate_corrupt` allows; found 2 damaged records; allowed: 1"):
+        run.train(configuration.parse(plan), tmp_path / "second")
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("record", [5, 11])
-def test_a_damaged_record_of_the_test_split_is_named(toy, files, tools, tmp_path, monkeypatch, record):
+def test_a_damaged_record_of_the_test_split_is_named(toy, spoil, tmp_path, monkeypatch, record):
     """The validation split has ten records; record 5 of them is intact."""
     monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", 0)
-    plan, images, labels = toy
-    path = files.directory / "tfds/toy/1.0.0/toy-test.tfrecord-00000-of-00002"
-    encoded = [tools.encode(image) for image in images[:15]]
-    encoded[record] = b"no image"
-    tools.write_records(path, [tools.example("image", i, "label", y) for i, y in zip(encoded, labels, strict=False)])
+    plan, _, _ = toy
+    path = spoil("test", record)
     with pytest.raises(DataError, match=f"The image of record {record} of {path} cannot be decoded") as error:
         run.train(configuration.parse(plan), tmp_path / "run")
     status = json.loads((tmp_path / "run" / "status.json").read_text())

@@ -148,7 +148,8 @@ def test_a_test_split_is_standardised_by_the_training_images_of_the_run(arrays, 
     path = write(**{name: arrays[name] for name in names}, x_test=arrays["x_train"][::2], y_test=arrays["y_train"][::2])
     data_options = {"source": "npz", "file": path, **given}
     config = configuration.parse({**PLAN, "data": data_options, "evaluation": {"test_split": "test"}})
-    dataset, test = setup.load_data(config), setup.load_test_data(config, "test")
+    dataset = setup.load_data(config)
+    test = setup.load_test_data(config, "test", dataset)
     assert test.validation_examples == 20
     np.testing.assert_array_equal(test.scale, dataset.scale)
     images, labels = validation(test)
@@ -163,7 +164,7 @@ def test_a_missing_test_split_is_one_line(arrays, write):
         configuration.parse({**plan, "evaluation": {"test_split": "tset"}})
     config = configuration.parse({**plan, "evaluation": {"test_split": "test"}})
     with pytest.raises(DataError, match=r"arrays.npz: has no array `x_test`; found x_train, x_validation, y_train,"):
-        setup.load_test_data(config, "test")
+        setup.load_test_data(config, "test", setup.load_data(config))
 
 
 def test_part_of_each_class_is_held_out_if_the_file_has_no_validation(arrays, write):

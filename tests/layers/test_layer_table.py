@@ -4,7 +4,8 @@ import inspect
 import itertools
 
 from keras_layer_table import PAGE, REASONS, WITHOUT_WEIGHTS, aligned_layers, layers, table
-from page_tables import table_in
+
+from neural_alignment.papers.pages import table_in
 
 
 def test_every_keras_layer_is_aligned_or_has_a_reason_or_has_no_weights():

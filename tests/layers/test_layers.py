@@ -13,6 +13,7 @@ from helpers import (
     CASES,
     DENSE,
     LEARNING,
+    READS_SIGNALS,
     RULE_CONFIGS,
     SAME,
     TABLE_5,
@@ -266,7 +267,7 @@ def test_on_its_own_a_layer_counts_the_steps_of_its_noise_and_schedules(float64,
 def test_dense_on_rank_3_counts_the_middle_axis_as_space(float64, rng, rule):
     x, upstream = rng.normal(size=(4, 3, 5)), rng.normal(size=(4, 3, 2))
     arrays = {"w": rng.normal(size=(5, 2)), "b": rng.normal(size=(5, 2)), "bias": rng.normal(size=2)}
-    options = {} if rule in ("symmetric", "kolen_pollack") else {"forward_output": {"bias": True, "relu": True}}
+    options = {"forward_output": {"bias": True, "relu": True}} if rule in READS_SIGNALS else {}
     config = {**RULE_CONFIGS[rule], **options}
     layer = layers.Dense(2, activation="relu", alignment=from_config(config), name="wide")
     layer.build(x.shape)

@@ -104,7 +104,7 @@ def test_small_cifar10_trains_on_other_images_than_it_validates_and_tests_on():
     dataset = sweeps.setup.load_data(config)
     assert (dataset.train_examples, dataset.validation_examples, config.batch_size) == (150, 150, 50)
     validation = np.concatenate([images for images, _ in dataset.validation()])
-    batches = list(sweeps.setup.load_test_data(config, "test[:120]").validation())
+    batches = list(sweeps.setup.load_test_data(config, "test[:120]", dataset).validation())
     assert [len(labels) for _, labels in batches] == [50, 50, 20]
     test = np.concatenate([images for images, _ in batches])
     train = np.concatenate([images for images, _ in dataset.train().take(3)])

@@ -456,6 +456,17 @@ def test_what_is_float32_is_multiplied_as_float32(keep_tensor_float_32, rule, pr
     assert all("operand_precision={highest,highest}" in product for product in wide)
 
 
+def test_a_network_that_is_loaded_multiplies_as_in_its_training(keep_tensor_float_32, tmp_path):
+    path = str(tmp_path / "model.keras")
+    mixed(RULES["symmetric"], precision="float32").save(path)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    model = setup.load_network(path)
+    x, y = (tf.constant(array[0]) for array in data(1))
+    products = re.findall(r"= f32\[.*(?:dot|convolution)\(.*", hlo(lambda x, y: model.test_step((x, y)), x, y))
+    assert products
+    assert all("operand_precision={highest,highest}" in product for product in products)
+
+
 def test_mixed_bfloat16_trains_under_xla(keep_tensor_float_32):
     """Noise takes the place of the bfloat16 inputs, which XLA would round differently."""
     x, y = data(1)

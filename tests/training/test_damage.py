@@ -211,7 +211,7 @@ def test_each_damage_of_each_file_ends_in_the_correct_result_or_in_one_line_that
             models[content] = load_model(path)
         return models[content]
 
-    monkeypatch.setattr(run, "load_model", load_once)
+    monkeypatch.setattr(setup, "load_model", load_once)
 
     def weights(self, model, dataset):
         content = b"".join(weight.numpy().tobytes() for weight in model.weights)

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -24,11 +25,14 @@ from neural_alignment import config as configuration
 from neural_alignment import data, layers
 from neural_alignment.alignments import forward_pass, from_config, networkwise_rules
 from neural_alignment.config import Runtime
-from neural_alignment.errors import Diverged, InputError
+from neural_alignment.errors import Diverged, InputError, Stopped
 from neural_alignment.losses import SMALLEST_LOSS, Criterion, FunctionLoss, LossOptions
 from neural_alignment.serialization import serializable
 from neural_alignment.training import AlignedModel, checkpoints, distribution, load_model, run, setup
+from neural_alignment.training.evaluation import Evaluator
 from neural_alignment.training.step_loop import StepLoop
+from neural_alignment.training.stopping import Stop
+from neural_alignment.training.trainer import Trainer
 from optimizers import SWATS, Momentum, MultiOptimizer, Noisy, RateScheduler, WarmupAndDrops
 
 BATCH, STEPS, CLASSES = 8, 4, 3
@@ -101,11 +105,11 @@ def train(replicas, config, scheduler=None, forward=None, backward=None, skip_id
     return [v.numpy() for v in variables if v.dtype != "string"], history
 
 
-def agree(config, **options):
-    """Fails unless two replicas end with the weights of one; returns these weights."""
+def agree(config, replicas=2, **options):
+    """Fails unless several replicas end with the weights of one; returns these weights."""
     one, history = train(1, config, **options)
-    two, reported = train(2, config, **options)
-    for expected, actual in zip(one, two, strict=True):
+    several, reported = train(replicas, config, **options)
+    for expected, actual in zip(one, several, strict=True):
         assert_close(actual, expected)
     assert history.keys() == reported.keys()
     for name, values in history.items():
@@ -209,6 +213,20 @@ def test_a_scheduled_optimizer_outside_of_an_aligned_model_says_what_it_needs(fl
         optimizer.build([variable])
     with pytest.raises(ValueError, match="several replicas `apply` must be called inside a `mode` context"):
         strategy.run(lambda: optimizer.apply([tf.ones(2, tf.float64)], [variable]))
+
+
+def test_four_replicas_train_as_one_does(float64):
+    agree(RULES["WM"], replicas=4, synchronized=None)
+
+
+def test_dropout_draws_the_same_numbers_on_every_replica_as_the_documentation_says():
+    strategy = strategy_of(2)
+    with strategy.scope():
+        layer = keras.layers.Dropout(0.5, seed=1)
+    drawn = strategy.run(lambda: layer(tf.ones((1, 64)), training=True))
+    first, second = (np.array(each) for each in strategy.experimental_local_results(drawn))
+    assert set(first.ravel()) == {0.0, 2.0}
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.exhaustive
@@ -383,6 +401,20 @@ def test_a_run_continues_on_another_number_of_replicas(tmp_path, one_device, two
     assert latest.endswith("ckpt-5")
     resumed, _ = run_of(tmp_path, "runtime.strategy=cpu", resume=True)
     assert_same_run(resumed, one_device[0])
+
+
+def test_force_traces_the_step_of_replicas_once_and_before_it_removes_the_earlier_run(tmp_path, two_devices):
+    path = shutil.copytree(two_devices[-1] / "middle", tmp_path, dirs_exist_ok=True) / "run"
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    plan = configuration.load(str(tmp_path / "run.yaml"), [*TWO, "max_steps=2"])
+    before = sorted(path.rglob("*"))
+    failing = mock.patch.object(AlignedModel, "_replica_step", side_effect=TypeError("a mistake of the user"))
+    with failing, pytest.raises(TypeError, match="a mistake of the user"):
+        run.train(plan, path, force=True)
+    assert sorted(path.rglob("*")) == before
+    with counted_traces() as traces:
+        assert run.train(plan, path, force=True).metrics["step"] == 2
+    assert traces == {"J": 2, "R": 2, "evaluation": 2}
 
 
 @pytest.mark.parametrize(("replicas", "together"), [(1, 4), (2, 1)])
@@ -562,6 +594,46 @@ def test_two_worker_processes_train_as_one_after_a_signal_to_one_has_stopped_bot
     assert_same_run(result_of(tmp_path / "run"), one_device[0])
 
 
+def test_a_signal_during_an_evaluation_of_several_workers_is_obeyed_before_the_next_steps(tmp_path, monkeypatch):
+    """One process that handles signals as each of several workers does."""
+    monkeypatch.setattr(run, "Stop", lambda raises: Stop(raises=False))
+    original = Evaluator.row
+
+    def signalled(self, *args):
+        row = original(self, *args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return row
+
+    monkeypatch.setattr(Evaluator, "row", signalled)
+    with pytest.raises(Stopped, match="SIGTERM at step 0, which is saved"):
+        run_of(tmp_path, "runtime.strategy=cpu")
+    assert run.RunDirectory(tmp_path / "run").status()["state"] == "stopped"
+
+
+MISTAKEN = """
+from neural_alignment.errors import ConfigError
+from neural_alignment.training import AlignedModel
+
+def step(*_):
+    raise ConfigError("a mistake in the step")
+
+AlignedModel._replica_step = step
+"""
+
+
+@pytest.mark.exhaustive
+def test_force_with_two_workers_replaces_the_earlier_run_after_the_step_is_traced(tmp_path, one_device):
+    directory = run.RunDirectory(tmp_path / "run")
+    directory.make()
+    directory.write_status("stopped")
+    before = (tmp_path / "run" / "status.json").read_bytes()
+    ends = two_workers(tmp_path, (MISTAKEN, MISTAKEN), "--force")
+    assert all(code in (1, 2) and "a mistake in the step" in line for code, [line] in ends)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == {"status.json": before}
+    assert [code for code, _ in two_workers(tmp_path, ("", ""), "--force")] == [0, 0]
+    assert_same_run(result_of(tmp_path / "run"), one_device[0])
+
+
 KILLED = """
 import os, signal
 from neural_alignment.training import checkpoints
@@ -709,6 +781,27 @@ def test_no_last_batch_is_filled_up_for_a_model_with_statistics_of_the_batch(mon
         return
     with pytest.raises(InputError, match=r"evaluation.batch_size: wide_cnn .*; found 45; allowed: divisors of"):
         one_core.check_evaluation(plan, facts)
+
+
+@pytest.fixture(scope="module")
+def trained_wide_cnn(tmp_path_factory):
+    """The configuration of a run whose last validation batch has 60 of 100 examples, and its directory."""
+    folder = tmp_path_factory.mktemp("wide_cnn")
+    (folder / "run.yaml").write_text(CONFIG)
+    model = "model={name: wide_cnn, design: kmnist, width: 2}"
+    overrides = [model, "alignment={rule: align_ada}", "optimization.backward=null", "optimization.alternation=null"]
+    overrides += ["max_steps=1", "evaluation={batch_size: 100, probe_examples: 0}", "runtime={}"]
+    plan = configuration.load(str(folder / "run.yaml"), overrides)
+    return plan, run.train(plan, str(folder / "run")).path
+
+
+@pytest.mark.parametrize("start", [lambda plan, path: run.evaluate(path), lambda plan, path: Trainer.from_config(plan)])
+def test_no_trainer_evaluates_a_batch_that_is_filled_up_for_such_a_model(trained_wide_cnn, monkeypatch, start):
+    """Zeros in the last batch would change J and the accuracy."""
+    start(*trained_wide_cnn)
+    monkeypatch.setattr(distribution, "compiles_by_itself", lambda strategy: True)
+    with pytest.raises(InputError, match=r"evaluation.batch_size: wide_cnn .*; found 100; allowed: .* the 360"):
+        start(*trained_wide_cnn)
 
 
 CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}

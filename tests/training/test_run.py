@@ -11,10 +11,11 @@ import tensorflow as tf
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import ConfigError, DataError, Diverged, RunError
+from neural_alignment.errors import ConfigError, DataError, Diverged, RunError, Unavailable
 from neural_alignment.training import evaluation, run
 from neural_alignment.training.checkpoints import kept_steps
 from neural_alignment.training.metrics import MetricsFile
+from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.run_directory import FILES
 from neural_alignment.training.trainer import Trainer
 
@@ -279,6 +280,45 @@ def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong
     assert run.evaluate(whole)
 
 
+def contents(path):
+    """Returns the content of every file below a directory."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def raise_in_step(*_):
+    """Replaces a training step by one with a mistake, as a user's rule may have one."""
+    raise TypeError("R_l is not a scalar")
+
+
+SHORT = {"max_steps": 4, "checkpoints": {"every_steps": 2, "keep": 2}, "evaluation": UNPROBED}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Returns a finished run of four steps that can go back to step 2."""
+    path = tmp_path_factory.mktemp("runs") / "short"
+    run.train(config(**SHORT), path)
+    return path
+
+
+@pytest.mark.parametrize("options", [{"force": True}, {"resume_from": 2}], ids=["force", "resume_from"])
+@pytest.mark.parametrize("mistake", ["pattern", "step"])
+def test_a_run_that_fails_before_its_first_step_changes_no_file_of_the_earlier_run(
+    short, tmp_path, monkeypatch, mistake, options
+):
+    path = shutil.copytree(short, tmp_path / "run")
+    before = contents(path)
+    with monkeypatch.context() as patch:
+        if mistake == "pattern":
+            plan, error = config(**SHORT, logging={"kernels": ["nosuch*"]}), ConfigError
+        else:
+            patch.setattr(AlignedModel, "_replica_step", raise_in_step)
+            plan, error = config(**SHORT), TypeError
+        with pytest.raises(error):
+            run.train(plan, path, **options)
+    assert contents(path) == before
+
+
 @pytest.mark.parametrize(
     ("which", "what"),
     [
@@ -357,6 +397,35 @@ def test_evaluate_refuses_data_of_another_shape(whole):
     with pytest.raises(RunError, match=r"images of shape \(9, 9, 1\) and 10 outputs; the data are of .*8, 8, 1"):
         run.evaluate(whole)
     assert (whole / "config.yaml").read_text() == text
+
+
+def of_strategy(path, strategy):
+    """Edits the strategy in the configuration of a run, which is allowed. Returns the path."""
+    file = path / "config.yaml"
+    file.write_text(file.read_text().replace("strategy: auto", f"strategy: {strategy}"))
+    return path
+
+
+def test_one_process_evaluates_a_run_of_several_workers(short, tmp_path):
+    expected = run.evaluate(short)
+    path = of_strategy(shutil.copytree(short, tmp_path / "run"), "multi_worker")
+    assert configuration.load(path / "config.yaml").runtime.strategy == "multi_worker"
+    assert run.evaluate(path) == expected
+    with pytest.raises(ConfigError, match="TF_CONFIG: must name the workers"):
+        run.evaluate(path, "multi_worker")
+
+
+@pytest.mark.parametrize(("strategy", "kind"), [("gpu", RunError), ("tpu", Unavailable)])
+def test_evaluate_without_the_device_of_the_run_names_another(short, tmp_path, monkeypatch, strategy, kind):
+    path = of_strategy(shutil.copytree(short, tmp_path / "run"), strategy)
+
+    def unreachable(**_):
+        raise ValueError("no such TPU")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", unreachable)
+    with pytest.raises(kind, match=f"runtime.strategy.*{strategy}.*; --strategy cpu evaluates on the CPU$"):
+        run.evaluate(path)
+    assert run.evaluate(path, "cpu")
 
 
 def test_evaluate_refuses_a_directory_without_a_run(tmp_path, whole):

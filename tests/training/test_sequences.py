@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import exhaustive_unless
+from helpers import RULE_TABLE, exhaustive_unless, for_each
 from lab import CONFIGS
 from recurrent_reference import forward, update
 
 from neural_alignment import compare
 from neural_alignment import config as configuration
-from neural_alignment.alignments import networkwise_rules
+from neural_alignment.alignments import RULES
 from neural_alignment.data import Batching
 from neural_alignment.data.add_task import AddTask
 from neural_alignment.errors import ConfigError, InputError
@@ -85,17 +85,17 @@ def test_a_run_is_the_training_of_numpy(trained, name):
     assert np.abs(expected["kernel"] - numpy_training("normal")[1]["kernel"]).max() > 1e-5 or name == "normal"
 
 
-def test_every_rule_for_a_whole_network_trains_or_is_refused():
-    assert {*networkwise_rules()} == {rule for rule in REFERENCES.values() if rule} | {"dfa", "drtp"}
+def test_every_rule_that_takes_sequences_has_a_reference():
+    assert {name for name, rule in RULES.items() if rule.takes_sequences} == {*REFERENCES.values()} - {None}
 
 
-@pytest.mark.parametrize(
-    ("rule", "options"), [("symmetric", ", self_: 1.0, decay: 1.0"), ("feedback", ""), ("dfa", ""), ("drtp", "")]
-)
-def test_another_rule_is_refused_in_one_line(rule, options):
+@for_each("rule", [rule for rule in RULE_TABLE if not RULES[rule].takes_sequences])
+def test_another_rule_is_refused_in_one_line(rule):
+    row = RULE_TABLE[rule]
+    run = [f"{key}={json.dumps(value)}" for key, value in row.run.items()]
     message = f"alignment.rule: must be .*align_ada.* with model.name rnn; found '{rule}'"
     with pytest.raises(ConfigError, match=message):
-        loaded(None, f"alignment={{rule: {rule}{options}}}")
+        loaded(None, f"alignment={json.dumps({'rule': rule, **row.weights})}", *run)
 
 
 PARTS = "rnn trains a row of its initial state for each example of the whole batch"
@@ -116,6 +116,7 @@ def test_a_batch_that_is_divided_would_leave_rows_of_the_initial_state_untrained
     ("overrides", "message"),
     [
         (["loss=null"], "loss"),
+        (["model.weights_seed=4294967296"], "model.weights_seed: input should be less than 4294967296; found"),
         (["loss={kind: cross_entropy}"], "model.name: must be .* for classes, the targets of loss.kind cross_entropy"),
         (["data={source: digits}"], "model.name: must be .* for classes, the targets of data.source digits.*'rnn'"),
         (["model={name: fc, hidden: [3]}"], "model.name: must be .* for sequences, the targets of data.source"),

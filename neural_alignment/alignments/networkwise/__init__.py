@@ -1,5 +1,6 @@
 """Rules for a whole network: its errors reach the weights by another way than backpropagation, layer by layer."""
 
+from neural_alignment.alignments.networkwise import direct  # noqa: F401 - registers its rules
 from neural_alignment.alignments.networkwise.base import (
     BoundRule,
     KeptWeights,
@@ -8,18 +9,12 @@ from neural_alignment.alignments.networkwise.base import (
     batch_size,
     network_rule,
 )
-from neural_alignment.alignments.networkwise.direct import DirectFeedback, DirectTargetProjection, LastLayer
-from neural_alignment.alignments.networkwise.frozen import AlignAda, AlignZero, Frozen
+from neural_alignment.alignments.networkwise.frozen import Frozen
 
 __all__ = [
-    "AlignAda",
-    "AlignZero",
     "BoundRule",
-    "DirectFeedback",
-    "DirectTargetProjection",
     "Frozen",
     "KeptWeights",
-    "LastLayer",
     "NetworkRule",
     "TrainingBatch",
     "batch_size",

@@ -112,7 +112,6 @@ class NetworkRule(Alignment):
 
     keeps_kernel: ClassVar[bool] = False
     learns: ClassVar[bool] = False
-    takes_sequences: ClassVar[bool] = True
     needs_linear_outputs: ClassVar[bool] = False
     """Whether the error of the rule is that at the pre-activations of the last layer, so these must be the outputs."""
 

@@ -58,7 +58,6 @@ class DirectFeedback(CutRule):
     time steps get no error, except in the projections within attention.
     """
 
-    takes_sequences: ClassVar[bool] = False
     needs_linear_outputs: ClassVar[bool] = True
 
     rule: Literal["dfa"] = "dfa"
@@ -215,6 +214,8 @@ class LastLayer(NetworkRule):
     In a recurrent network the initial state is trained as well, by its true gradient, as in the published code of
     Boopathy and Fiete 2022.
     """
+
+    takes_sequences: ClassVar[bool] = True
 
     rule: Literal["last_layer"] = "last_layer"
 

@@ -135,6 +135,7 @@ class FrozenRule(NetworkRule):
     1 and 15). With nonlinear outputs it would be divided by the current derivative and multiplied by the frozen one.
     """
 
+    takes_sequences: ClassVar[bool] = True
     needs_linear_outputs: ClassVar[bool] = True
 
     def keep(self, model: keras.Model, weights: KeptWeights) -> Frozen:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from neural_alignment.data.add_task import PUBLISHED_SEED, AddTask
 from neural_alignment.data.pipeline import Batching, Dataset
 from neural_alignment.data.sources.base import SOURCES, SourceOptions
+from neural_alignment.options import NumpySeed
 
 
 @SOURCES.register
@@ -27,7 +28,7 @@ class AddTaskData(SourceOptions):
     """Number of sequences in the validation split."""
     steps: PositiveInt = 100
     """Number of steps in each sequence."""
-    sequences_seed: Annotated[int, Field(ge=0, lt=2**32)] = PUBLISHED_SEED
+    sequences_seed: NumpySeed = PUBLISHED_SEED
     """Seed of the coin tosses."""
 
     def load(self, batching: Batching) -> Dataset:

@@ -40,7 +40,7 @@ IndexFile = Annotated[
     PathText | None,
     Field(
         description="File (.npz) that stores the positions of all records. It is created if it is missing. Default: "
-        "the positions are read from the files at each start."
+        "the positions are read from the files at each start, which reads nearly all of files on gs://."
     ),
 ]
 TolerateCorrupt = Annotated[

@@ -53,7 +53,7 @@ def swept(tell: Tell, config: Config, rates: Sequence[float], test_split: str | 
     test = math.nan
     if test_split is not None and weights is not None:
         trainer.model.set_weights(weights)
-        test = _accuracy(hits, setup.load_test_data(config, test_split).validation())
+        test = _accuracy(hits, setup.load_test_data(config, test_split, trainer.dataset).validation())
     return {"train_loss": losses, "validation_accuracy": accuracies, "test_accuracy": np.array(test)}
 
 
