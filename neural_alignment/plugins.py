@@ -14,12 +14,13 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from neural_alignment.errors import PluginError, nearest
+from neural_alignment.errors import PluginError, nearest, one_line
 
 GROUP = "neural_alignment.plugins"
 """Entry-point group in which an installed package lists its plugins."""
 
 _imported: list[str] = []
+_installed: dict[str, str] = {}
 _are_installed_imported = False
 
 
@@ -51,6 +52,11 @@ def imported() -> list[str]:
     return list(_imported)
 
 
+def installed() -> dict[str, str]:
+    """Returns the plugins that `import_installed` has imported: the name of the module -> that of its package."""
+    return dict(_installed)
+
+
 def absent(names: Iterable[str]) -> list[str]:
     """Returns those of `names` that are not names of imported modules."""
     return [name for name in names if name not in sys.modules]
@@ -70,6 +76,7 @@ def import_installed() -> None:
         for entry in importlib.metadata.entry_points(group=GROUP):
             package = f" of the installed package {entry.dist.name}" if entry.dist is not None else ""
             _import(entry.module, f"plugin {entry.name}{package}")
+            _installed[entry.module] = entry.name if entry.dist is None else entry.dist.name
     except PluginError:
         _are_installed_imported = False
         raise
@@ -92,8 +99,7 @@ def _import(name: str, origin: str) -> None:
             near = nearest(name, (path.stem for path in Path().glob("*.py")))
             reason = f"there is no module {error.name} in the working directory or among the installed packages{near}"
         else:
-            message = " ".join(str(error).split())
-            reason = f"cannot be imported: {type(error).__name__}: {message}{_place(error)}"
+            reason = f"cannot be imported: {type(error).__name__}: {one_line(error, None)}{_place(error)}"
         raise PluginError(f"{origin}: {reason}") from None
 
 

@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.alignments.error_path import error_weights
-from neural_alignment.keras_internals import all_layers, copy_of, has_graph, replace_sublayer
+from neural_alignment.keras_internals import all_layers, arguments_of, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
@@ -24,7 +24,9 @@ class Conversion(NamedTuple):
         model: the new model.
         converted: the name of the rule, for each converted layer, by layer name.
         left: the reason, for each layer that was not converted although an error passes through its weights, by layer
-            name. Layers whose weights only scale and shift each unit, such as normalisation, are not counted.
+            name. Layers whose weights only scale and shift each unit, such as normalisation, are not counted. Vectors
+            in a loop, a condition or a `tf.function`, and a vector that turns one unit into several by an elementwise
+            product, are not found.
     """
 
     model: keras.Model
@@ -54,8 +56,9 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
 
     Raises:
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
-            rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, or
-            is both in a custom layer and outside of it; or, with `strict`, if a layer is left.
+            rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, is
+            both in a custom layer and outside of it, or cannot be made from its configuration (an unregistered class or
+            function that is not an argument of a layer of Keras); or, with `strict`, if a layer is left.
         ConfigError: if a rule matches no layer.
     """
     _check_model(model)
@@ -138,7 +141,7 @@ class _Copies:
         if isinstance(layer, keras.layers.Bidirectional):
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
-            return TimeDistributed(self.copy(layer.layer, wrapper or layer), **_arguments(layer))
+            return TimeDistributed(self.copy(layer.layer, wrapper or layer), **keras.layers.Layer.get_config(layer))
         if isinstance(layer, keras.Sequential) or has_graph(layer):
             return keras.models.clone_model(layer, clone_function=self.copy)
         if isinstance(layer, keras.layers.Layer):  # Not an operation such as `Add`.
@@ -153,7 +156,7 @@ class _Copies:
             self.left[layer.name] = "it has no rule"
         else:
             self.converted[layer.name] = rule.rule
-        config = {key: value for key, value in layer.get_config().items() if not key.startswith("alignment")}
+        config = {key: value for key, value in arguments_of(layer).items() if not key.startswith("alignment")}
         if "alignment_activation" in kind.alignment_arguments:
             follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
             config["alignment_activation"] = follows
@@ -166,7 +169,8 @@ class _Copies:
         """Returns a copy of a bidirectional layer with copies of its two recurrent layers."""
         both = [layer.forward_layer, layer.backward_layer]
         copies = [self.copy(each) for each in both]
-        new = type(layer)(copies[0], backward_layer=copies[1], **_arguments(layer))
+        config = {key: value for key, value in layer.get_config().items() if key not in ("layer", "backward_layer")}
+        new = type(layer)(copies[0], backward_layer=copies[1], **config)
         replace_sublayer(new, "forward_layer", copies[0])  # Keras copies this layer again.
         return new
 
@@ -191,11 +195,6 @@ def _aligned_form(layer: Any) -> type | None:
 def _share(weights: list[Any], others: list[Any]) -> bool:
     """Whether two lists have a weight in common."""
     return not {id(weight) for weight in weights}.isdisjoint(map(id, others))
-
-
-def _arguments(wrapper: Any) -> dict[str, Any]:
-    """Returns the arguments of a layer that wraps others, without those layers."""
-    return {key: value for key, value in wrapper.get_config().items() if key not in ("layer", "backward_layer")}
 
 
 def _check_model(model: keras.Model) -> None:

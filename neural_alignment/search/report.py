@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure, whole_ticks
 from neural_alignment.reporting import write as write_artifact
 from neural_alignment.search import plan as plans
 from neural_alignment.search.plan import Plan
@@ -55,7 +55,7 @@ def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) ->
     best = best_of(list(trials))
     if best is not None:
         write_whole(place("best.yaml"), best_yaml(plan, base, best))
-    space = plan.checked_space()
+    space = plan.checked_space
     rows = top_ten(trials, space)
     write_artifact(Artifact(list(rows[0]) if rows else (), rows, _top_ten_table(rows)), place("top_ten"))
     importance_figure(space, trials, place("importance"))
@@ -64,7 +64,7 @@ def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) ->
 
 def best_yaml(plan: Plan, base: Config, best: Trial) -> str:
     """Returns the configuration of a trial for `train`, with the epochs of the base instead of the search's."""
-    drawn = {name: best.settings[name] for name in plan.checked_space().sampled}
+    drawn = {name: best.settings[name] for name in plan.checked_space.sampled}
     config = plans.trial_config(plan.model_copy(update={"epochs": None}), base, drawn)
     epochs = plan.epochs or base.epochs
     return (
@@ -172,6 +172,8 @@ def scores_figure(trials: Sequence[Trial], output: str) -> None:
     axes = figure.add_subplot()
     for state, marker, fill in (("finished", "o", "0.4"), ("diverged", "x", "black")):
         points = [trial for trial in trials if trial.state == state]
+        if not points:
+            continue
         style = {"color": fill, "marker": marker, "linestyle": "none", "markersize": 5}
         label = state if state == "finished" else f"{state} (counts as chance)"
         axes.plot([each.number for each in points], [100 * each.score for each in points], label=label, **style)
@@ -180,5 +182,6 @@ def scores_figure(trials: Sequence[Trial], output: str) -> None:
     )
     axes.set_xlabel("trial (number)")
     axes.set_ylabel("best validation top-1 (%)")
-    axes.legend(fontsize=8)
+    whole_ticks(axes)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     write_artifact(Artifact((*columns, "best_so_far"), rows, "", figure), output)

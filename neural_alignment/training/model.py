@@ -16,7 +16,7 @@ from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
-from neural_alignment.layers import AlignedLayer, Connection
+from neural_alignment.layers import AlignedLayer, Connection, TimeDistributed
 from neural_alignment.losses import HalfSquaredError
 from neural_alignment.serialization import serializable
 from neural_alignment.training.finite_watch import FiniteWatch
@@ -27,7 +27,7 @@ from neural_alignment.training.step_modes import RegulariserMean, StepMode, Step
 from optimizers import MultiOptimizer
 from optimizers.keras_internals import call_count
 from optimizers.optimizers import summed
-from optimizers.wrapping import copy_weights_again, without_loss_scaling
+from optimizers.wrapping import check_equal_steps, copy_weights_again, without_loss_scaling
 
 Tensor = tf.Tensor
 
@@ -40,6 +40,31 @@ def aligned_layers(model: keras.Model) -> list[Any]:
 def connections(model: keras.Model) -> list[Connection]:
     """Returns the connections of the aligned layers, each with one W and one B, in the order of the forward pass."""
     return [connection for layer in aligned_layers(model) for connection in layer.connections]
+
+
+def _check_wrappers(model: keras.Model) -> None:
+    """Checks that no wrapper of Keras contains a layer whose rule is not defined in it.
+
+    Raises:
+        ValueError: if `TimeDistributed` contains one whose R would be a sum over time steps, or `SpectralNormalization`
+            one whose B gets the updates of W.
+    """
+    for wrapper in all_layers(model):
+        if isinstance(wrapper, keras.layers.TimeDistributed) and not isinstance(wrapper, TimeDistributed):
+            attribute, reason = "reads_signals", "would add R of each time step to that of the others"
+            example = "neural_alignment.layers.TimeDistributed(layer)"
+        elif isinstance(wrapper, keras.layers.SpectralNormalization):
+            attribute, reason = "tie_gradient", "would change W in each call, but not B, which gets the updates of W"
+            example = "the layer without the wrapper"
+        else:
+            continue
+        for layer in (wrapper.layer, *all_layers(wrapper.layer)):
+            if isinstance(layer, AlignedLayer) and getattr(layer.alignment, attribute, False):
+                raise ValueError(
+                    f"`keras.layers.{type(wrapper).__name__}` must not contain a layer with the rule "
+                    f"{layer.alignment.rule!r}: it {reason}. Received {layer.name!r} in {wrapper.name!r}. "
+                    f"Example: {example}."
+                )
 
 
 @contextlib.contextmanager
@@ -91,8 +116,8 @@ class AlignedModel(InterceptedModel):
         graphs: the `RunGraphs` to which the graphs of steps belong if another run may use them; otherwise None.
 
     Raises:
-        ValueError: if `inputs` or `outputs` is missing, or if one layer has a networkwise rule and another layer does
-            not have it.
+        ValueError: if `inputs` or `outputs` is missing, if one layer has a networkwise rule and another layer does not
+            have it, or if a wrapper of Keras contains a layer whose rule is not defined in it.
     """
 
     graphs: Any = None
@@ -109,6 +134,7 @@ class AlignedModel(InterceptedModel):
         # The inputs of a model with one input are a list of one tensor. Keras would warn if it is then called with it.
         inputs, *rest = args or (kwargs.pop("inputs"),)
         super().__init__(_single(inputs), *rest, **kwargs)
+        _check_wrappers(self)
         rule = network_rule(self)
         self._prepared = False
         self._bound_rule = None if rule is None else BoundRule(self, rule)
@@ -148,8 +174,9 @@ class AlignedModel(InterceptedModel):
             ValueError: if `minibatches` is not a positive integer, if a layer with a `whole_batch_reason` would get a
                 part of a batch (because of `minibatches` or several replicas), if two aligned layers have the same
                 name, if a rule that ties the updates of B and W is used without one optimizer that updates both at
-                every step, if loss scaling is combined with a rate scheduler on several replicas, if a rule has
-                `every` and no step trains both J and R, or if an optimizer would lose gradients that it accumulates.
+                every step, or with one that scales steps by the norm of a variable, if loss scaling is combined with a
+                rate scheduler on several replicas, if a rule has `every` and no step trains both J and R, or if an
+                optimizer would lose gradients that it accumulates.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
@@ -232,6 +259,8 @@ class AlignedModel(InterceptedModel):
                 f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step. Received "
                 f"{len(several)} optimizers. Example: MultiOptimizer([Momentum(0.1)])."
             )
+        if tied:
+            check_equal_steps(self.optimizer, tied[0].alignment.rule)
 
     def build_metrics(self, batch: Any) -> None:
         """Creates the compiled metrics, which need the shapes of a batch, given as `tf.TensorSpec`s.

@@ -71,14 +71,9 @@ def make(source: Source) -> Artifact | None:
     write(Artifact(TRIAL_COLUMNS, trials, ""), f"{source.output}/rates_trials")
     text = "\n\n".join([_table(rows, states, at_an_end), REMARK])
     panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in LAB_SEARCHED]
-    return drawn(
-        rows,
-        text,
-        panels,
-        (9, 1.7 * len(panels)),
-        COLUMNS,
-        ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in LAB_SEARCHED],
-    )
+    labels = [f"{RULE_STYLES[rule].label}\nscore (%)" for rule in LAB_SEARCHED]
+    size = (9, 1.7 * len(panels))
+    return drawn(rows, text, panels, size, COLUMNS, ylabels=labels, legend="outside lower center")
 
 
 def check(source: Source) -> None:
@@ -115,14 +110,14 @@ def _trial_rows(rule: str, trials: Sequence[Trial]) -> Iterator[Row]:
 
 def _chosen_rows(rule: str, plan: plans.Plan, trials: Sequence[Trial]) -> Iterator[Row]:
     best, seconds = best_of(list(trials)), round(sum(trial.seconds for trial in trials), 1)
-    for name in plan.checked_space().sampled:
+    for name in plan.checked_space.sampled:
         row = {"rule": rule, "setting": name, "value": float(f"{best.settings[name]:.{DIGITS}g}")}
         yield {**row, "trials": len(trials), "score": best.score, "seed": plan.seed, "seconds": seconds}
 
 
 def _is_at_an_end(plan: plans.Plan, row: Row) -> bool:
     """Whether a chosen value is in the first or last twentieth of its range, so that a better one may be outside."""
-    low, high = map(math.log, plan.checked_space().kinds[row["setting"]].log_uniform)
+    low, high = map(math.log, plan.checked_space.kinds[row["setting"]].log_uniform)
     return not 0.05 < (math.log(row["value"]) - low) / (high - low) < 0.95
 
 
@@ -153,10 +148,10 @@ def _panel(rule: str, setting: str, trials: Sequence[Row], rows: Sequence[Row]) 
     if not own:
         return None
     best = max(own, key=lambda row: row["score"])
-    style = figures.Style(None, "o", "", 0.0, filled=False)
+    style = figures.Style("trial", "o", "", 0.0, filled=False)
     marks = [
         points([row[setting] for row in each], [100 * row["score"] for row in each], look)
-        for each, look in ((own, style), ([best], figures.Style("best trial", "o", "", 0.0)))
+        for each, look in ((own, style), ([best], figures.Style("best trial of the rule", "o", "", 0.0)))
     ]
     name = SETTINGS[setting] + ("" if chosen(rows, rule=rule) else ", search not finished")
     ends = TICKS[setting][0] / 1.5, 3.5 * TICKS[setting][-1]
