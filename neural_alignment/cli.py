@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 
 from neural_alignment import paths, plugins, processors, quiet, shipped, terminal
-from neural_alignment.errors import Diverged, InputError, Stopped, Unavailable
+from neural_alignment.errors import ArgumentError, Diverged, InputError, Stopped, Unavailable
 
 app = typer.Typer(
     help="Train networks whose error travels back through separate backward weights.",
@@ -64,7 +64,7 @@ def _path(check: Callable[[str], str]) -> Callable[..., Any]:
     """Returns the callback of an option or argument whose value is a path or a list of paths.
 
     Args:
-        check: checks and expands one path; raises `ValueError` if it is wrong.
+        check: checks and expands one path; raises `ArgumentError` if it is wrong.
     """
 
     def checked(parameter: typer.CallbackParam, value: Any) -> Any:
@@ -72,9 +72,9 @@ def _path(check: Callable[[str], str]) -> Callable[..., Any]:
             if value is None or isinstance(value, str):
                 return value if value is None else check(value)
             return [check(each) for each in value]
-        except ValueError as error:
+        except ArgumentError as error:
             name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar.strip("[].")
-            raise InputError(f"{name}: {error}") from None
+            raise InputError(error.within(name).value) from None
 
     return checked
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     import pydantic
 
 
+class Words(str):
+    """Describes a found value in words. Messages show it without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 @dataclasses.dataclass(frozen=True)
 class WrongValue:
     """A value that is not allowed.
@@ -26,7 +33,7 @@ class WrongValue:
         name: name of the argument, or key path of the option; empty if only the caller knows it.
         requirement: the rest of a sentence that begins with the name, such as "must be positive". It names the allowed
             values.
-        found: the value.
+        found: the value, or `Words` about it.
         example: a correct argument, for Python callers.
     """
 
@@ -63,11 +70,15 @@ class ArgumentError(ValueError):
         requirement: see `WrongValue`.
         found: the value.
         example: a correct argument, such as "strides=(2, 2)".
+
+    Attributes:
+        value: the parts of the message; None if Keras made the error. To an error in the call of a layer it adds the
+            arguments of the call, by another error of the same class with only a message.
     """
 
-    def __init__(self, name: str, requirement: str, found: Any, example: str = ""):
-        self.value = WrongValue(name, requirement, found, example)
-        super().__init__(self.value.sentences)
+    def __init__(self, name: str, requirement: str | None = None, found: Any = None, example: str = ""):
+        self.value = None if requirement is None else WrongValue(name, requirement, found, example)
+        super().__init__(name if self.value is None else self.value.sentences)
 
     def within(self, prefix: str) -> ArgumentError:
         """Returns the error of an option inside of other options.

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError, Words
+
 Tensor = tf.Tensor
 
 Initializer = Callable[..., Any]
@@ -76,10 +78,11 @@ def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtyp
     mean, deviation = _moments(drawn)
     if drawn.size and not 0 < deviation < np.inf:
         found = f"the value {drawn.flat[0]:g}" if np.isfinite(drawn).all() else "values that are not finite"
-        raise ValueError(
-            "`kernel_initializer` of an aligned layer must draw random numbers, so that the backward kernel can be an "
-            f"independent draw. Received {_name(initializer)} for layer {layer!r}, which gives the entries of the "
-            f"kernel {found}. Example: kernel_initializer='glorot_uniform'."
+        raise ArgumentError(
+            "kernel_initializer",
+            "of an aligned layer must draw random numbers, so that the backward kernel can be an independent draw",
+            Words(f"{_name(initializer)} for layer {layer!r}, which gives the entries of the kernel {found}"),
+            "kernel_initializer='glorot_uniform'",
         )
     return keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed)
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from neural_alignment.errors import shortened
+from neural_alignment.errors import ArgumentError, Words, shortened
 
 
 class Call(NamedTuple):
@@ -248,11 +248,10 @@ def copy_of(layer: Any) -> Any:
     except Exception as error:  # `get_config` and `from_config` of custom classes may raise anything.
         said = str(error).rpartition("Exception encountered: ")[2]
         reason = shortened(" ".join(said.partition(": {")[0].split()), 150)  # Without configurations of many lines.
-        raise ValueError(
-            "`model` must have layers that Keras can make from their configurations. "
-            f"Received {kind.__name__} {layer.name!r} ({reason}). "
-            "Example: a registered class with a `get_config` that returns all its arguments."
-        ) from error
+        requirement = "must have layers that Keras can make from their configurations"
+        found = Words(f"{kind.__name__} {layer.name!r} ({reason})")
+        example = "a registered class with a `get_config` that returns all its arguments"
+        raise ArgumentError("model", requirement, found, example) from error
 
 
 def untrack(layer: Any, tracked: Any) -> None:

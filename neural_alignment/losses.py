@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from neural_alignment.errors import ConfigError, WrongValue
+from neural_alignment.errors import ArgumentError, ConfigError, Words, WrongValue
 from neural_alignment.keras_internals import LossOfFunction
 from neural_alignment.options import Options
 from neural_alignment.registry import Registry
@@ -89,7 +89,7 @@ def _check_shape(requirement: str, found: Sequence[int | None], expected: Sequen
     found, expected = tuple(found), tuple(expected)
     sizes = zip(found, expected, strict=False)
     if len(found) != len(expected) or any(None not in pair and len({*pair}) > 1 for pair in sizes):
-        raise ValueError(f"The targets must be {requirement}. Received the shape {found}. Example: {expected}.")
+        raise ArgumentError("targets", f"must be {requirement}", Words(f"the shape {found}"), f"{expected}")
 
 
 class _Coded:
@@ -100,9 +100,7 @@ class _Coded:
     def _set_codes(self, codes: Any) -> None:
         self.codes = np.asarray(codes, np.int64)
         if self.codes.ndim != 2 or not np.isin(self.codes, (0, 1)).all():
-            raise ValueError(
-                f"`codes` must be 0 and 1, of shape (classes, units). Received {codes!r}. Example: [[1, 0], [0, 1]]."
-            )
+            raise ArgumentError("codes", "must be 0 and 1, of shape (classes, units)", codes, "[[1, 0], [0, 1]]")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -7,7 +7,7 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 
-from neural_alignment.errors import one_line
+from neural_alignment.errors import ArgumentError, Words, one_line
 
 LONGEST_NAME = 255
 """Maximum number of bytes in the name of a file or directory on common file systems."""
@@ -28,22 +28,21 @@ def checked(path: str) -> str:
         ValueError: if it cannot be the path of a file or directory; the message does not name the option or key.
     """
     if not path.strip():
-        raise ValueError(f"must be a path; found {path!r}, which is empty")
+        raise ArgumentError("", "must be a path", Words(f"{path!r}, which is empty"))
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path):
-        raise ValueError(f"must be a path without control characters or line breaks; found {_short(path)}")
+        raise ArgumentError("", "must be a path without control characters or line breaks", Words(_short(path)))
     if not is_local(path):
         return path
     expanded = os.path.expanduser(path)
     if path.startswith("~") and expanded == path:
         user = path[1:].partition("/")[0]
-        raise ValueError(f"must be a path; found {_short(path)}, but there is no user {user!r}: write ./{_short(path)}")
+        found = Words(f"{_short(path)}, but there is no user {user!r}: write ./{_short(path)}")
+        raise ArgumentError("", "must be a path", found)
     if len(os.fsencode(expanded)) > LONGEST_PATH or any(
         len(os.fsencode(name)) > LONGEST_NAME for name in expanded.split("/")
     ):
-        raise ValueError(
-            f"must be a path of at most {LONGEST_PATH} bytes, each name in it of at most {LONGEST_NAME}; found "
-            f"{_short(path)} of {len(os.fsencode(expanded))} bytes"
-        )
+        requirement = f"must be a path of at most {LONGEST_PATH} bytes, each name in it of at most {LONGEST_NAME}"
+        raise ArgumentError("", requirement, Words(f"{_short(path)} of {len(os.fsencode(expanded))} bytes"))
     return expanded
 
 
@@ -87,7 +86,7 @@ def checked_file(path: str) -> str:
     """
     path = checked(path)
     if problem := problem_of_file(path):
-        raise ValueError(f"must be a file that can be read; {path}: {problem}")
+        raise ArgumentError("", "must be a file that can be read", Words(f"{path}: {problem}"))
     return path
 
 
@@ -99,7 +98,7 @@ def checked_directory(path: str) -> str:
     """
     path = checked(path)
     if problem := problem_of_directory(path):
-        raise ValueError(f"must be a directory; found {path}: {problem}")
+        raise ArgumentError("", "must be a directory", Words(f"{path}: {problem}"))
     return path
 
 
@@ -117,15 +116,17 @@ def checked_prefix(path: str, endings: Sequence[str]) -> str:
     path = checked(path)
     folder, _, name = path.rpartition("/")
     if name in ("", ".", ".."):
-        raise ValueError(f"must end with the name of the files, without their ending; found {_short(path)}")
+        raise ArgumentError("", "must end with the name of the files, without their ending", Words(_short(path)))
     if folder:
         checked_directory(folder)
     if is_local(path) and os.path.isdir(path):
-        raise ValueError(f"must end with the name of the files, without their ending; {path} is a directory")
+        requirement = "must end with the name of the files, without their ending"
+        raise ArgumentError("", requirement, Words(f"{path}, which is a directory"))
     for ending in endings:
         checked(f"{path}{ending}.partial")  # The name of the file while it is being written.
         if is_local(path) and os.path.lexists(f"{path}{ending}") and not os.path.isfile(f"{path}{ending}"):
-            raise ValueError(f"must be the name of files to write; {path}{ending} exists and is not a file")
+            found = Words(f"{path}{ending}, which exists and is not a file")
+            raise ArgumentError("", "must be the name of files to write", found)
     return path
 
 
@@ -136,7 +137,7 @@ def checked_picture(path: str) -> str:
         ValueError: as for `checked`; also if it does not end with .png, or cannot be written.
     """
     if not checked(path).endswith(".png"):
-        raise ValueError(f"must be the name of a picture, which ends with .png; found {_short(path)}")
+        raise ArgumentError("", "must be the name of a picture, which ends with .png", Words(_short(path)))
     return f"{checked_prefix(path.removesuffix('.png'), ('.png',))}.png"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words
 
 
 class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
@@ -37,7 +37,7 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
         name = self._name_of(options)
         taken = self._classes.get(name, options)
         if (taken.__module__, taken.__qualname__) != (options.__module__, options.__qualname__):
-            found = f"{name!r}, the name of {taken.__module__}.{taken.__qualname__}"
+            found = Words(f"{name!r}, the name of {taken.__module__}.{taken.__qualname__}")
             raise ArgumentError(self.key, "must be a name that no other class has", found)
         self[name] = options
         return options
@@ -47,11 +47,9 @@ class Registry(MutableMapping[str, type[pydantic.BaseModel]]):
         field = options.model_fields.get(self.key)
         names = () if field is None or get_origin(field.annotation) is not Literal else get_args(field.annotation)
         if len(names) != 1:
-            raise ValueError(
-                f"`{self.key}` of {options.__name__} must be a `Literal` with one name. "
-                f"Received {'no such field' if field is None else field.annotation!r}. "
-                f'Example: {self.key}: Literal["{options.__name__.lower()}"] = "{options.__name__.lower()}".'
-            )
+            found = Words("no such field") if field is None else field.annotation
+            example = f'{self.key}: Literal["{options.__name__.lower()}"] = "{options.__name__.lower()}"'
+            raise ArgumentError(self.key, f"of {options.__name__} must be a `Literal` with one name", found, example)
         return names[0]
 
     def add_user(self, model: type[pydantic.BaseModel]) -> None:

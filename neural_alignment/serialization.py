@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import keras
 
+from neural_alignment.errors import ArgumentError, Words
+
 PACKAGE = "neural_alignment"
 """Prefix of the registered names in `.keras` files, as in `neural_alignment>Dense`."""
 
@@ -40,11 +42,11 @@ def check_name(registered: Any) -> None:
     name = registered.__name__
     taken = keras.saving.get_custom_objects().get(f"{PACKAGE}>{name}", registered)
     if _origin(taken) != _origin(registered):
-        raise ValueError(
-            "The name of a registered class or function must be one that no other has, because Keras finds it by this "
-            f"name. Received {'.'.join(_origin(registered))}, and {'.'.join(_origin(taken))} is registered. "
-            f"Example: My{name[:1].upper()}{name[1:]}."
+        requirement = (
+            "of a registered class or function must be one that no other has, because Keras finds it by this name"
         )
+        found = Words(f"{'.'.join(_origin(registered))}, and {'.'.join(_origin(taken))} is registered")
+        raise ArgumentError("__name__", requirement, found, f"My{name[:1].upper()}{name[1:]}")
 
 
 def _origin(registered: Any) -> tuple[str, str]:

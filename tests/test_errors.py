@@ -1,16 +1,20 @@
 """One description of a wrong value gives three sentences to Python callers and one line to the reader of a file."""
 
+import ast
+import re
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.alignments import WeightMirror, from_config
 from neural_alignment.config import Runtime
-from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, nearest, one_line, shortened
+from neural_alignment.errors import ArgumentError, ConfigError, Words, WrongValue, nearest, one_line, shortened
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+ROOT = Path(__file__).parent.parent
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 WRONG = WrongValue("model.strides", "must be one or two positive integers", (2, 2, 2), "strides=(2, 2)")
 
 
@@ -54,6 +58,46 @@ def test_a_line_has_the_values_of_yaml(found, written):
 )
 def test_the_nearest_name_is_suggested(word, allowed, hint):
     assert nearest(word, allowed) == hint
+
+
+def test_words_about_a_value_have_no_quotes():
+    wrong = WrongValue(
+        "model", "must be built", Words("'mine', whose input shape is unknown"), "model.build((None, 3))"
+    )
+    assert wrong.line == "model: must be built; found 'mine', whose input shape is unknown"
+    assert wrong.sentences.endswith(" Received 'mine', whose input shape is unknown. Example: model.build((None, 3)).")
+    assert shortened(repr(Words("x" * 300))).endswith("x...")
+
+
+def test_an_error_in_the_call_of_a_layer_of_keras_keeps_its_class_and_its_message():
+    class Refusing(keras.layers.Layer):
+        def call(self, inputs):
+            raise ArgumentError("inputs", "must be positive", inputs.shape[0], "inputs=1")
+
+    with pytest.raises(
+        ArgumentError, match=r"(?s)`inputs` must be positive\. Received 2\..*Arguments received"
+    ) as error:
+        Refusing()(tf.ones(2))
+    assert error.value.value is None
+
+
+INDEPENDENT = ("analysis", "__init__")
+"""Modules that import nothing of the package, so that they write the sentences themselves."""
+
+PARTS = re.compile(r"\bReceived\b|; allowed\b|\ballowed: ")
+"""The words between the parts of both forms."""
+
+
+def test_no_other_module_writes_the_parts_of_a_message():
+    for path in sorted((ROOT / "neural_alignment").rglob("*.py")):
+        place = path.relative_to(ROOT / "neural_alignment").with_suffix("").parts
+        if place[0] in ("errors", *INDEPENDENT):
+            continue
+        tree = ast.parse(path.read_text())
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        found = [node.value for node in texts if id(node) not in prose and PARTS.search(node.value)]
+        assert found == [], path
 
 
 def test_long_values_are_shortened():

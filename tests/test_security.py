@@ -211,7 +211,7 @@ def test_a_checkpoint_file_cannot_cause_the_removal_of_other_files(stopped, tmp_
     state = path / "checkpoints" / "last" / "checkpoint"
     named = f'all_model_checkpoint_paths: "{tmp_path / "precious"}"\n'
     state.write_text(named + state.read_text())
-    with pytest.raises(RunError, match=r"checkpoint: names '.*precious'; allowed: ckpt-STEP in its own folder"):
+    with pytest.raises(RunError, match=r"checkpoint: must name ckpt-STEP in its own folder; found '.*precious'"):
         run.train(plan, path, resume=True)
     assert all(file.read_text() == "years of work" for file in precious)
 

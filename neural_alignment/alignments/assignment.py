@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from neural_alignment import errors
 from neural_alignment.alignments.base import Alignment
+from neural_alignment.errors import ArgumentError
 
 
 class Assignment:
@@ -25,10 +26,8 @@ class Assignment:
         rules = [] if alignment is None else [alignment] if one else list(alignment)
         for rule in rules:
             if not isinstance(rule, Alignment):
-                raise ValueError(
-                    "`alignment` must be a rule, a list of rules, or None. "
-                    f"Received {rule!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
-                )
+                example = "alignment=Symmetric(self_=2e-3, decay=2e-3)"
+                raise ArgumentError("alignment", "must be a rule, a list of rules, or None", rule, example)
         self._rules = rules
         self._matched: dict[int, list[str]] = {index: [] for index in range(len(rules))}
         self._names: list[str] = []

@@ -24,7 +24,7 @@ from neural_alignment.alignments.pathways import (
     noise_key,
     standardise,
 )
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words, WrongValue
 from neural_alignment.operations import LinearMap
 from neural_alignment.options import Options
 
@@ -113,10 +113,9 @@ class LayerView:
         """Raises the error of an attribute that the view does not have."""
         if name != "inputs":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raise AttributeError(
-            f"`inputs` can be read only by a rule with `reads_signals = True`. Received layer {self.name!r} with "
-            "another rule, whose R is added once for all uses of the layer. Example: class MyRule(SignalAlignment)."
-        )
+        requirement = "can be read only by a rule with `reads_signals = True`"
+        found = Words(f"layer {self.name!r} with another rule, whose R is added once for all uses of the layer")
+        raise AttributeError(WrongValue(name, requirement, found, "class MyRule(SignalAlignment)").sentences)
 
     @property
     def trained_forward_kernel(self) -> Tensor | None:

@@ -11,7 +11,16 @@ import tensorflow as tf
 
 from neural_alignment import paths, shipped
 from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
-from neural_alignment.errors import ConfigError, Mistake, as_written, nearest, one_line, shortened
+from neural_alignment.errors import (
+    ArgumentError,
+    ConfigError,
+    Mistake,
+    WrongValue,
+    as_written,
+    nearest,
+    one_line,
+    shortened,
+)
 
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that select the class of a mapping, such as `rule: symmetric`."""
@@ -136,8 +145,8 @@ def read_chain(path: str) -> list[tuple[str, dict[str, Any]]]:
             raise ConfigError(f"{path}: base: must be the path of a YAML file; found {shortened(repr(base))}")
         try:
             path = shipped.find_beside(path, base)
-        except ValueError as error:
-            raise ConfigError(f"{path}: base: {error}") from None
+        except ArgumentError as error:
+            raise ConfigError(error.within(f"{path}: base").value) from None
 
 
 def apply_override(data: dict[str, Any], override: str) -> Any:
@@ -188,7 +197,8 @@ def _entry(entries: Sequence[Any], key: str, where: str) -> int:
     if re.fullmatch(r"0|[1-9][0-9]{0,6}", key) and int(key) < len(entries):
         return int(key)
     allowed = f"0 to {len(entries) - 1}" if entries else "none, because the list is empty"
-    raise ConfigError(f"{where}: must name an entry of the list by its number; allowed: {allowed}")
+    requirement = f"must name an entry of the list by its number, {allowed}"
+    raise ConfigError(WrongValue(where, requirement, key))
 
 
 def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str) -> str:

@@ -111,7 +111,7 @@ def _read_npz(path: str, arrays: Any, name: str) -> np.ndarray:
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
-        raise DataError(f"{path}: `{name}` holds Python objects; allowed: numbers and strings") from None
+        raise DataError(f"{path}: `{name}` must hold numbers or strings; found Python objects") from None
 
 
 def _read_hdf5(path: str, arrays: h5py.File, name: str) -> np.ndarray:
@@ -123,5 +123,5 @@ def _read_hdf5(path: str, arrays: h5py.File, name: str) -> np.ndarray:
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return np.asarray(dataset.asstr()[...], str)
     if dataset.dtype.kind == "O":
-        raise DataError(f"{path}: `{name}` holds HDF5 objects; allowed: numbers and strings")
+        raise DataError(f"{path}: `{name}` must hold numbers or strings; found HDF5 objects")
     return dataset[...]

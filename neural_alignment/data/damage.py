@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from neural_alignment.errors import DataError, DataUnavailable
+from neural_alignment.errors import DataError, DataUnavailable, WrongValue
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +137,7 @@ class DamageList:
         if not self.allowed:
             return latest.error(latest.reason)
         return latest.error(
-            f"{latest.reason}; this is more than `tolerate_corrupt` allows; found {len(self._records)} damaged "
-            f"records; allowed: {self.allowed}"
+            f"{latest.reason}; data.tolerate_corrupt allows {self.allowed} damaged records; found {len(self._records)}"
         )
 
     def state(self) -> list[list[Any]]:
@@ -155,10 +154,8 @@ class DamageList:
         for entry in state if isinstance(state, (list, tuple)) else [state]:
             fits = isinstance(entry, (list, tuple)) and len(entry) == len(kinds)
             if not fits or any(type(value) is not kind for value, kind in zip(entry, kinds, strict=True)):
-                raise DataError(
-                    f"The list of damaged records is wrong; found {entry!r:.100}; "
-                    "allowed: lists of path, record, reason and step"
-                )
+                requirement = "must be lists of path, record, reason and step"
+                raise DataError(WrongValue("corrupt_records", requirement, entry))
             records.append(DamagedRecord(*entry))
         present = self._present_files({posixpath.basename(damaged.path) for damaged in records})
         for damaged in records:

@@ -199,10 +199,10 @@ class ImageFiles(Records):
                 raise OSError(problem)
             encoded = tf.io.read_file(os.fsencode(path))
         except (OSError, tf.errors.OpError) as error:
-            reason = f"In {self.name}: {path} cannot be read; found: {first_line(error)}; allowed: a readable file"
+            reason = f"{self.name}: {path} cannot be read: {first_line(error)}"
             return DamagedRecord(path, 0, reason)
         fault = fault_of_image(encoded, decode)
-        return fault and DamagedRecord(path, 0, f"In {self.name}: {fault.replace('{where}', path)}")
+        return fault and DamagedRecord(path, 0, f"{self.name}: {fault.replace('{where}', path)}")
 
     def path(self, record: int) -> str:  # noqa: D102 (inherited)
         return str(self._paths[record])

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.errors import DataError, one_line
+from neural_alignment.errors import DataError, Words, WrongValue, one_line
 from neural_alignment.paths import is_local, problem_of_file
 
 logger = logging.getLogger(__name__)
@@ -93,19 +93,19 @@ def walk(path: str) -> FileIndex:
     """Indexes a TFRecord file by reading header after header."""
     problem = problem_of_file(path)
     if problem not in (None, "no such file"):
-        message = f"A TFRecord file cannot be read: {path}, which {problem}; allowed: a regular file"
+        message = f"a TFRecord file cannot be read: {path}, which {problem}"
         return FileIndex(np.zeros(1, np.int64), 0, message)
     try:
         with _open(path) as file:
             size = _size(path)
             if not size:
-                message = f"A TFRecord file is empty: {path}; found 0 bytes; allowed: one record or more"
+                message = f"a TFRecord file must hold one record or more; found 0 bytes in {path}"
                 return FileIndex(np.zeros(1, np.int64), 0, message)
             return _walk(path, file, size)
     except tf.errors.NotFoundError:
-        return FileIndex(np.zeros(1, np.int64), 0, f"A file is missing; found {path}; allowed: an existing file")
+        return FileIndex(np.zeros(1, np.int64), 0, f"a file is missing: {path}")
     except (tf.errors.OpError, OSError) as error:
-        message = f"A TFRecord file cannot be read: {path}; found {first_line(error)}; allowed: a readable file"
+        message = f"a TFRecord file cannot be read: {path}: {first_line(error)}"
         return FileIndex(np.zeros(1, np.int64), 0, message)
 
 
@@ -129,15 +129,15 @@ def _walk(path: str, file: BinaryIO, size: int) -> FileIndex:
         return FileIndex(
             np.array(offsets[: record + 1], np.int64),
             size,
-            f"A file is not a TFRecord file, or it is corrupt: {path}; found a wrong checksum of the length at byte "
-            f"{offsets[record]}, record {record}; allowed: uncompressed TFRecord",
+            f"{path} must be an intact, uncompressed TFRecord file; found a wrong checksum of the length at byte "
+            f"{offsets[record]}, record {record}",
         )
     if cut < len(headers):
         return FileIndex(
             np.array(offsets, np.int64),
             size,
-            f"A TFRecord file is truncated: {path}; found {size} bytes, which end within record {cut}; "
-            f"allowed: {position} bytes or more",
+            f"a TFRecord file is truncated: {path} must have {position} bytes or more; found {size}, which end within "
+            f"record {cut}",
         )
     return FileIndex(np.array([*offsets, position], np.int64), size)
 
@@ -192,10 +192,8 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
             file.write(content.getvalue())
         tf.io.gfile.rename(partial, index_file, overwrite=True)
     except tf.errors.OpError as error:
-        raise DataError(
-            f"`index_file` cannot be written; found {index_file!r}: {first_line(error)}; allowed: a path in a "
-            "writable directory"
-        ) from error
+        found = Words(f"{index_file!r}: {first_line(error)}")
+        raise DataError(WrongValue("data.index_file", "must be a path in a writable directory", found)) from error
 
 
 def _load(index_file: str) -> dict[str, FileIndex]:
@@ -242,17 +240,13 @@ def _content(index_file: str) -> bytes | None:
         return None
     except tf.errors.OpError as error:
         problem = first_line(error)
-    raise DataError(
-        f"`index_file` cannot be used; found {index_file!r}: {problem}; allowed: a regular file that can be read, or "
-        "the path of a new file"
-    )
+    requirement = "must be a regular file that can be read, or the path of a new file"
+    raise DataError(WrongValue("data.index_file", requirement, Words(f"{index_file!r}: {problem}")))
 
 
 def _not_an_index(index_file: str) -> DataError:
-    return DataError(
-        f"`index_file` exists and is not an index file, so it is not overwritten; found {index_file!r}; remove it or "
-        "give another path"
-    )
+    requirement = "must be an index file or the path of a new file, because no other file is overwritten"
+    return DataError(WrongValue("data.index_file", requirement, index_file))
 
 
 def _checked(paths: np.ndarray, sizes: np.ndarray, records: np.ndarray, lengths: np.ndarray) -> dict[str, FileIndex]:

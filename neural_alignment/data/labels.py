@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neural_alignment.errors import DataError
+from neural_alignment.errors import DataError, WrongValue
 
 LABEL_STREAM = 6004
 """Makes the draw of new labels independent of other draws with the same seed."""
@@ -30,7 +30,7 @@ def replaced(labels: np.ndarray, fraction: float, classes: int, seed: int) -> np
         DataError: if `fraction` is not between 0 and 1.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise DataError(f"`replace_labels` must be a fraction; found {fraction!r}; allowed: 0 to 1")
+        raise DataError(WrongValue("data.replace_labels", "must be 0 to 1", fraction))
     rng = np.random.default_rng((LABEL_STREAM, seed))
     chosen = rng.permutation(len(labels))[: round(fraction * len(labels))]
     new = np.array(labels)

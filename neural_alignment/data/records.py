@@ -23,7 +23,6 @@ from neural_alignment.errors import DataError
 BLOCK_RECORDS = 32  # records per read: 3.5 MB of ImageNet
 MAX_READ_BYTES = 1 << 24
 PARALLEL_READS = 16
-CHECKSUMS = "allowed: whole records with matching checksums"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +65,14 @@ class Schema:
         try:
             features = tf.train.Example.FromString(record).features.feature
         except DecodeError:
-            return f"{{where}} is not a tf.train.Example; found {len(record)} bytes; allowed: a serialised Example"
+            return f"{{where}} must be a serialised tf.train.Example; found {len(record)} bytes"
         images, labels = features[self.image_key].bytes_list.value, features[self.label_key].int64_list.value
         for key, values, kind in ((self.image_key, images, "bytes"), (self.label_key, labels, "integer")):
             if len(values) != 1:
                 found = ", ".join(sorted(name for name in features if features[name].WhichOneof("kind"))) or "none"
                 return f"{{where}} must hold one {kind} feature `{key}`; found features: {found}"
         if not 0 <= labels[0] - self.label_offset < self.classes:
-            return f"The label of {{where}} is out of range; found {labels[0]}; allowed: {self.allowed_labels}"
+            return f"the label of {{where}} must be {self.allowed_labels}; found {labels[0]}"
         return None
 
 
@@ -148,7 +147,7 @@ class Records(abc.ABC):
     def _check_first(self) -> None:
         """Raises an error if all of the first records are faulty. Often the options do not fit the files then."""
         if not self.found:
-            raise DataError(f"{self.name} is empty; found 0 records; allowed: 1 or more")
+            raise DataError(f"{self.name}: must hold records; found none")
         faults = []
         for record in range(min(self.damage.allowed + 1, self.found)):
             faults.append(self.fault(record))
@@ -226,8 +225,7 @@ class TFRecords(Records):
         for (shard, index), length in zip(shards, lengths, strict=True):
             if index.records > length:
                 raise DataError(
-                    f"A file of {self.name} holds a wrong number of records: {shard.path}; found {index.records}; "
-                    f"allowed: {length}"
+                    f"{shard.path}: must hold {length} records, as {self.name} declares; found {index.records}"
                 )
         unknown = [place for place, (shard, index) in enumerate(shards) if shard.records is None and index.fault]
         if unknown and examples is not None:
@@ -237,10 +235,10 @@ class TFRecords(Records):
     def _report_lost(self, shard: Shard, index: FileIndex, numbers: np.ndarray) -> None:
         """Adds the records that are missing from a file to the damage list."""
         fault = index.fault or (
-            f"A TFRecord file is truncated: {shard.path}; found {index.records} records; allowed: {shard.records}"
+            f"a TFRecord file is truncated: {shard.path} must hold {shard.records} records; found {index.records}"
         )
         for number in numbers[numbers >= index.records]:
-            self.damage.add(DamagedRecord(shard.path, int(number), f"In {self.name}: {fault}"))
+            self.damage.add(DamagedRecord(shard.path, int(number), f"{self.name}: {fault}"))
             if self.damage.exceeds_limit:
                 raise self.damage.error()
 
@@ -299,18 +297,18 @@ class TFRecords(Records):
         try:
             serialized = self.read_one(tf.constant(record, tf.int64)).numpy()
         except tf.errors.NotFoundError:
-            reason = f"A file of {self.name} is missing; found {path}; allowed: an existing file"
+            reason = f"{self.name}: a file is missing: {path}"
             return DamagedRecord(path, number, reason)
         except tf.errors.OpError as error:
             found = "the end of the file" if "empty" in error.message else first_line(error)
-            reason = f"In {self.name}: {where} cannot be read; found {found}; {CHECKSUMS}"
+            reason = f"{self.name}: {where} must be a whole record with matching checksums; found {found}"
             return DamagedRecord(path, number, reason)
         misfit = fault = self._schema.misfit(serialized)
         if misfit is None:
             fault = fault_of_image(self._schema.parse(serialized)[0], decode)
         if fault is None:
             return None
-        reason = f"In {self.name}: {fault.replace('{where}', where)}"
+        reason = f"{self.name}: {fault.replace('{where}', where)}"
         return DamagedRecord(path, number, reason, misfit=misfit is not None)
 
     def path(self, record: int) -> str:  # noqa: D102 (inherited)
@@ -336,13 +334,13 @@ def fault_of_image(encoded: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor] 
     except tf.errors.OpError:
         content = encoded.numpy()
         return (
-            f"The image of {{where}} cannot be decoded; found {len(content)} bytes that begin with "
-            f"0x{content[:4].hex()}; allowed: a whole JPEG, PNG, WebP (not animated), GIF or BMP"
+            "the image of {where} must be a whole JPEG, PNG, WebP (not animated), GIF or BMP; "
+            f"found {len(content)} bytes that begin with 0x{content[:4].hex()}"
         )
     if decode is None:
         return None
     try:
         decode(encoded)
     except (tf.errors.OpError, ValueError) as error:
-        return f"The image of {{where}} cannot be prepared; found {first_line(error)}; allowed: an intact image"
+        return f"the image of {{where}} cannot be prepared: {first_line(error)}"
     return None

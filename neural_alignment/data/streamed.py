@@ -274,8 +274,8 @@ class Streamed(Dataset):
             return _intermittent_failure(self._splits[split].records, record)
         if self.damage.allowed and not self.damage.exceeds_limit:
             return DataError(
-                f"{fault.reason}; all other records of its batch are damaged too; found step "
-                f"{position // self.batching.batch_size}; allowed: at least one intact record in each batch"
+                f"{fault.reason}; each batch must hold an intact record; found none at step "
+                f"{position // self.batching.batch_size}"
             )
         return self.damage.error(fault)
 
@@ -404,6 +404,6 @@ def read_into_memory(records: Records, shape: tuple[int, int, int]) -> Examples:
 def _intermittent_failure(records: Records, record: int) -> DataError:
     """Returns the error for a record that failed at first and was readable later."""
     return DataUnavailable(
-        f"A record of {records.path(record)} could not be read or decoded at first, but now it can; found record "
-        f"{record} of {records.name}; allowed: files that do not change while they are read; try again"
+        f"{records.path(record)}: must not change while it is read; found record {record} of {records.name}, which "
+        "could not be read or decoded at first, and now can; try again"
     )

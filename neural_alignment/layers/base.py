@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, ForwardPass, current_pass, first_example
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import outermost_call, recomputes
 from neural_alignment.layers.connection import Connection, scaled, tensor_of
 from neural_alignment.operations import LinearMap
@@ -71,10 +72,8 @@ class AlignedLayer:
         own = {name: kwargs.pop(name) for name in self.alignment_arguments if name in kwargs}
         parameterization = own.get("parameterization", "standard")
         if parameterization not in PARAMETERIZATIONS:
-            raise ValueError(
-                f"`parameterization` must be one of {', '.join(PARAMETERIZATIONS)}. Received {parameterization!r}. "
-                'Example: parameterization="ntk".'
-            )
+            requirement = f"must be one of {', '.join(PARAMETERIZATIONS)}"
+            raise ArgumentError("parameterization", requirement, parameterization, 'parameterization="ntk"')
         if parameterization == "ntk":
             kwargs = self._with_initializers(args, kwargs)
         super().__init__(*args, **kwargs)
@@ -99,18 +98,14 @@ class AlignedLayer:
             ValueError: if they cannot.
         """
         if getattr(self, "lora_rank", None):
-            raise ValueError(
-                "`lora_rank` cannot be combined with `alignment`: the backward kernel would follow the wrong weights. "
-                f"Received lora_rank={self.lora_rank}. Example: lora_rank=None."
-            )
+            requirement = "must be None with `alignment`: the backward kernel would follow the wrong weights"
+            raise ArgumentError("lora_rank", requirement, self.lora_rank, "lora_rank=None")
         check_floats(self)
         check_computed_once(self)
         check_unconstrained(self, {name: getattr(self, name, None) for name in _CONSTRAINTS})
         if getattr(self, "data_format", None) == "channels_first":
-            raise ValueError(
-                '`data_format` must be "channels_last" in an aligned layer. '
-                f'Received data_format={self.data_format!r}. Example: data_format="channels_last".'
-            )
+            example = 'data_format="channels_last"'
+            raise ArgumentError("data_format", 'must be "channels_last" in an aligned layer', self.data_format, example)
 
     def make_connections(self) -> Sequence[Connection]:
         """Returns the connections of the built native layer."""
@@ -275,10 +270,9 @@ class AlignedLayer:
         elif rule.interval > 1:
             reason = f"with every={rule.interval} needs an `AlignedModel`, which skips the optimizer too"
         if reason is not None:
-            raise ValueError(
-                f"{rule.rule!r} {reason}. Received layer {self.name!r} in training "
-                "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
-            )
+            found = Words(f"layer {self.name!r} in training outside of a step of an `AlignedModel`")
+            example = "AlignedModel(model.inputs, model.outputs)"
+            raise ArgumentError("alignment", f"{rule.rule!r} {reason}", found, example)
 
     def project(
         self,
@@ -323,10 +317,9 @@ class AlignedLayer:
     def _refuse(self, method: str) -> None:
         if not self.is_native:
             found = self.alignment.rule if self.alignment is not None else self.parameterization
-            raise ValueError(
-                f"`{method}` must not be called on an aligned layer: the backward kernel would follow the wrong "
-                f"weights. Received a call on layer {self.name!r} with {found!r}. Example: alignment=None."
-            )
+            requirement = "must not be called on an aligned layer: the backward kernel would follow the wrong weights"
+            found = Words(f"a call on layer {self.name!r} with {found!r}")
+            raise ArgumentError(method, requirement, found, "alignment=None")
 
     def save_own_variables(self, store: Any) -> None:
         """Saves all weights. The method of the native layer would omit the weights of the alignment."""
@@ -439,10 +432,8 @@ def checked_rule(alignment: Any) -> Alignment | None:
     if isinstance(alignment, dict):
         alignment = keras.saving.deserialize_keras_object(alignment)
     if alignment is not None and not isinstance(alignment, Alignment):
-        raise ValueError(
-            "`alignment` must be a rule of `neural_alignment.alignments`, or None for backpropagation. "
-            f"Received {alignment!r}. Example: alignment=Symmetric(self_=2e-3, decay=2e-3)."
-        )
+        requirement = "must be a rule of `neural_alignment.alignments`, or None for backpropagation"
+        raise ArgumentError("alignment", requirement, alignment, "alignment=Symmetric(self_=2e-3, decay=2e-3)")
     return alignment
 
 
@@ -453,10 +444,8 @@ def check_floats(layer: Any) -> None:
         ValueError: if it is.
     """
     if getattr(layer, "quantization_mode", None):
-        raise ValueError(
-            "`dtype` of an aligned layer must be a policy of floats: integers have no gradient. "
-            f"Received {layer.dtype_policy.name!r}. Example: dtype='mixed_bfloat16'."
-        )
+        requirement = "of an aligned layer must be a policy of floats: integers have no gradient"
+        raise ArgumentError("dtype", requirement, layer.dtype_policy.name, "dtype='mixed_bfloat16'")
 
 
 def check_computed_once(layer: Any) -> None:
@@ -466,10 +455,9 @@ def check_computed_once(layer: Any) -> None:
         ValueError: if it was created in a `keras.RematScope` that includes it.
     """
     if layer.alignment is not None and recomputes(layer):
-        raise ValueError(
-            "`keras.RematScope` must not include a layer with an alignment: its R would have no gradient. "
-            f'Received layer {layer.name!r}. Example: keras.RematScope(mode="activations").'
-        )
+        requirement = "must not include a layer with an alignment: its R would have no gradient"
+        example = 'keras.RematScope(mode="activations")'
+        raise ArgumentError("keras.RematScope", requirement, Words(f"layer {layer.name!r}"), example)
 
 
 def check_unconstrained(layer: Any, constraints: Mapping[str, Any]) -> None:
@@ -486,11 +474,12 @@ def check_unconstrained(layer: Any, constraints: Mapping[str, Any]) -> None:
         return
     for name, constraint in constraints.items():
         if constraint is not None:
-            raise ValueError(
-                f"`{name}` must be None with {layer.alignment.rule!r}, which gives B the updates of W: a constraint "
-                f"would change only W. Received {type(constraint).__name__} in layer {layer.name!r}. "
-                f"Example: {name}=None."
+            requirement = (
+                f"must be None with {layer.alignment.rule!r}, which gives B the updates of W: a constraint would "
+                "change only W"
             )
+            found = Words(f"{type(constraint).__name__} in layer {layer.name!r}")
+            raise ArgumentError(name, requirement, found, f"{name}=None")
 
 
 def before_gradient(outputs: Tensor, check: Callable[[], None]) -> Tensor:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from neural_alignment import initialization
 from neural_alignment.alignments import Alignment, ForwardPass, KernelView, LayerView, current_pass
 from neural_alignment.alignments.forward_pass import DeferredTerm
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import outermost_call, stored_value
 from neural_alignment.operations import LinearMap, carry
 from neural_alignment.operations.precision import HALF, widened
@@ -321,10 +322,8 @@ class KernelValues:
         value = None if regulariser is None else tf.convert_to_tensor(regulariser)
         if value is None or value.shape.rank:
             found = "None" if value is None else f"shape {tuple(value.shape)}"
-            raise ValueError(
-                f"R_l must be a scalar. Received {found} from rule {self.connection.alignment.rule!r} for layer "
-                f"{self.connection.name!r}. Example: tf.reduce_mean(values)."
-            )
+            found = Words(f"{found} from rule {self.connection.alignment.rule!r} for layer {self.connection.name!r}")
+            raise ArgumentError("R_l", "must be a scalar", found, "tf.reduce_mean(values)")
         return value
 
     def _is_first_use(self) -> bool:
@@ -373,10 +372,11 @@ def _check_custom_gradients(layer: Any) -> None:
             travel back through W.
     """
     if "loop_body" in tf.get_current_name_scope().split("/"):
-        raise ValueError(
-            "An aligned layer must not be trained within `tf.vectorized_map`, which has no custom gradients: the error "
-            f"would travel back through W. Received layer {layer.name!r}. "
-            "Example: neural_alignment.layers.TimeDistributed(layer)."
+        raise ArgumentError(
+            "tf.vectorized_map",
+            "must not train an aligned layer: it has no custom gradients, so the error would travel back through W",
+            Words(f"layer {layer.name!r}"),
+            "neural_alignment.layers.TimeDistributed(layer)",
         )
 
 

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import ForwardPass
+from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import dropout_masks
 from neural_alignment.layers.base import AlignedLayer, dense_floats
 from neural_alignment.layers.connection import Connection, KernelValues, tensor_of
@@ -59,10 +60,8 @@ class _RecurrentLayer(AlignedLayer):
         """Checks that an aligned layer can run the loop over time. See `AlignedLayer.check_arguments`."""
         super().check_arguments()
         if getattr(self, "use_cudnn", None) is True and self.keeps_backward_kernel:
-            raise ValueError(
-                "`use_cudnn` of an aligned layer must be 'auto' or False: cuDNN has one kernel for both directions. "
-                "Received use_cudnn=True. Example: use_cudnn='auto'."
-            )
+            requirement = "of an aligned layer must be 'auto' or False: cuDNN has one kernel for both directions"
+            raise ArgumentError("use_cudnn", requirement, True, "use_cudnn='auto'")
 
     def build(self, sequences_shape: tuple[int | None, ...], initial_state_shape: Any = None) -> None:
         """Creates the weights of the cell and, if the rule has them, the backward kernels."""
@@ -367,10 +366,11 @@ class GRU(_RecurrentLayer, keras.layers.GRU):
         super().check_arguments()
         rule = self.alignment
         if not self.cell.reset_after and self.keeps_backward_kernel and rule.learns and rule.reads_signals:
-            raise ValueError(
-                f"`reset_after` must be True with {rule.rule!r}, which reads the inputs of the recurrent kernel; "
-                "without it the kernel has two. Received reset_after=False. Example: reset_after=True."
+            requirement = (
+                f"must be True with {rule.rule!r}, which reads the inputs of the recurrent kernel; without it the "
+                "kernel has two"
             )
+            raise ArgumentError("reset_after", requirement, False, "reset_after=True")
 
     def gate_activations(self) -> list[Any]:
         """Returns the nonlinearities of update gate, reset gate and candidate."""

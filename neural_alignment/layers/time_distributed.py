@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from neural_alignment.alignments import changed_pass, current_pass
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers.attention import AlignedAttention
 from neural_alignment.layers.base import AlignedLayer
@@ -43,10 +44,9 @@ class TimeDistributed(keras.layers.TimeDistributed):
             return
         for each in self._parts:
             if getattr(each, "stateful", False):
-                raise ValueError(
-                    "`layer` must not be stateful if it has an alignment: all time steps are examples of one batch. "
-                    f"Received {type(each).__name__} {each.name!r} with stateful=True. Example: stateful=False."
-                )
+                requirement = "must not be stateful if it has an alignment: all time steps are examples of one batch"
+                found = Words(f"{type(each).__name__} {each.name!r} with stateful=True")
+                raise ArgumentError("layer", requirement, found, "stateful=False")
 
     @property
     def _parts(self) -> list[Any]:

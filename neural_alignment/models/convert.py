@@ -9,12 +9,16 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.alignments.error_path import error_weights
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import all_layers, arguments_of, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
 logger = logging.getLogger(__name__)
+
+_EXAMPLE = "keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])"
+"""A model that can be converted, for messages."""
 
 
 class Conversion(NamedTuple):
@@ -70,17 +74,13 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
     copies.check_sharing()
     if alignment and not {*copies.converted, *copies.left} & assignment.names:
         found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
-        raise ValueError(
-            f"`model` must have a layer that can be aligned. Received {model.name!r}, whose layers with kernels are: "
-            f"{found or 'none'}. Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
-        )
+        found = Words(f"{model.name!r}, whose layers with kernels are: {found or 'none'}")
+        raise ArgumentError("model", "must have a layer that can be aligned", found, _EXAMPLE)
     assignment.check()
     if strict and copies.left:
         found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
-        raise ValueError(
-            "`strict` allows no layer that sends the error back through its own weights. "
-            f"Received {found}. Example: strict=False, or a rule for every layer."
-        )
+        requirement = "allows no layer that sends the error back through its own weights"
+        raise ArgumentError("strict", requirement, Words(found), "strict=False, or a rule for every layer")
     _copy_weights(model, clone)
     names = [", ".join(each) or "nothing" for each in (copies.converted, copies.left)]
     logger.info("converted: %s; left: %s", *names)
@@ -131,10 +131,9 @@ class _Copies:
             for part in (holder, *all_layers(holder)):
                 other = holders.setdefault(id(part), holder)
                 if other is not holder and part.weights:
-                    raise ValueError(
-                        "`model` must not use a layer both in another layer and outside of it. Received "
-                        f"{part.name!r} in {holder.name!r} and {other.name!r}. Example: a separate layer for each."
-                    )
+                    requirement = "must not use a layer both in another layer and outside of it"
+                    found = Words(f"{part.name!r} in {holder.name!r} and {other.name!r}")
+                    raise ArgumentError("model", requirement, found, "a separate layer for each")
 
     def _new(self, layer: Any, wrapper: Any) -> Any:
         """Returns a new copy of a layer. Arguments as in `copy`."""
@@ -206,15 +205,10 @@ def _check_model(model: keras.Model) -> None:
     """
     is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
     if not is_functional and not isinstance(model, keras.Sequential):
-        raise ValueError(
-            f"`model` must be a functional or Sequential Keras model. Received {type(model).__name__}. "
-            "Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
-        )
+        requirement = "must be a functional or Sequential Keras model"
+        raise ArgumentError("model", requirement, Words(type(model).__name__), _EXAMPLE)
     if not model.built:
-        raise ValueError(
-            f"`model` must be built. Received {model.name!r}, whose input shape is unknown. "
-            "Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
-        )
+        raise ArgumentError("model", "must be built", Words(f"{model.name!r}, whose input shape is unknown"), _EXAMPLE)
     _check_plain_weights(model)
 
 
@@ -228,10 +222,8 @@ def _check_plain_weights(model: keras.Model) -> None:
         mode = getattr(layer, "quantization_mode", None)
         found = f"quantised to {mode}" if mode else "adapted by LoRA" if getattr(layer, "lora_enabled", False) else None
         if found:
-            raise ValueError(
-                "`model` must have the weights of native layers. "
-                f"Received layer {layer.name!r}, which is {found}. Example: convert the model first."
-            )
+            found = Words(f"layer {layer.name!r}, which is {found}")
+            raise ArgumentError("model", "must have the weights of native layers", found, "convert the model first")
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:

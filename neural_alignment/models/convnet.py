@@ -49,10 +49,8 @@ def convnet(
         ValueError: if `batch_norm_trainable` is False without batch normalisation.
     """
     if not (batch_norm or batch_norm_trainable):
-        raise ValueError(
-            "`batch_norm_trainable` must be True without batch normalisation. Received False with batch_norm=False. "
-            "Example: batch_norm=True, batch_norm_trainable=False."
-        )
+        requirement, example = "must be True without batch normalisation", "batch_norm=True, batch_norm_trainable=False"
+        raise ArgumentError("batch_norm_trainable", requirement, batch_norm_trainable, example)
     parts = Parts(alignment, weight_decay)
     inputs = x = keras.Input(input_shape)
     for number, outputs in enumerate(filters, start=1):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from pydantic import PositiveInt
 
 from neural_alignment.alignments import RULES, Alignment, current_pass
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.layers.base import before_gradient
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
@@ -65,10 +65,9 @@ class Recurrent(keras.layers.Layer):
         if isinstance(alignment, dict):
             alignment = keras.saving.deserialize_keras_object(alignment)
         if alignment is not None and (not isinstance(alignment, Alignment) or alignment.keeps_kernel):
-            raise ValueError(
-                "`alignment` of a recurrent layer must be a rule for the whole network. "
-                f"Received {getattr(alignment, 'rule', alignment)!r}. Example: alignment=AlignAda()."
-            )
+            requirement = "of a recurrent layer must be a rule for the whole network"
+            found = getattr(alignment, "rule", alignment)
+            raise ArgumentError("alignment", requirement, found, "alignment=AlignAda()")
         self.units = units
         self.slots = slots
         self.alignment = alignment
@@ -85,10 +84,8 @@ class Recurrent(keras.layers.Layer):
             ValueError: if the input shape has another rank, or the number of steps or features is unknown.
         """
         if len(input_shape) != 3 or None in input_shape[1:]:
-            raise ValueError(
-                "The inputs of a recurrent layer must be (batch, steps, features), with known steps and features. "
-                f"Received {tuple(input_shape)}. Example: (None, 100, 1)."
-            )
+            requirement = "of a recurrent layer must be (batch, steps, features), with known steps and features"
+            raise ArgumentError("input_shape", requirement, tuple(input_shape), "(None, 100, 1)")
 
         def kernel(name: str, inputs: int) -> Any:
             return self.add_weight(
@@ -134,10 +131,9 @@ class Recurrent(keras.layers.Layer):
         return before_gradient(outputs, self._refuse_training) if alone and training is None else outputs
 
     def _refuse_training(self) -> None:
-        raise ValueError(
-            f"{self.alignment.rule!r} is a rule for a whole network. Received layer {self.name!r} in training "
-            "outside of a step of an `AlignedModel`. Example: AlignedModel(model.inputs, model.outputs)."
-        )
+        found = Words(f"layer {self.name!r} in training outside of a step of an `AlignedModel`")
+        requirement = f"{self.alignment.rule!r} is a rule for a whole network"
+        raise ArgumentError("alignment", requirement, found, "AlignedModel(model.inputs, model.outputs)")
 
     @property
     def whole_batch_reason(self) -> str | None:

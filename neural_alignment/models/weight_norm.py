@@ -9,7 +9,7 @@ import keras
 from pydantic import PositiveFloat
 
 from neural_alignment.alignments import Alignment
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.options import Options
 from neural_alignment.serialization import serializable
@@ -42,10 +42,8 @@ class ColumnNorm(keras.constraints.Constraint):
         """
         kernel = keras.ops.convert_to_tensor(kernel)
         if kernel.ndim < 2:
-            raise ValueError(
-                "`kernel` must have two or more axes, the last of which is outputs. "
-                f"Received the shape {tuple(kernel.shape)}. Example: (3, 3, 16, 32)."
-            )
+            requirement = "must have two or more axes, the last of which is outputs"
+            raise ArgumentError("kernel", requirement, Words(f"the shape {tuple(kernel.shape)}"), "(3, 3, 16, 32)")
         axes = tuple(range(kernel.ndim - 1))
         norms = keras.ops.sqrt(keras.ops.sum(keras.ops.square(kernel), axis=axes, keepdims=True))
         return kernel * keras.ops.where(norms > 0, self.gamma / keras.ops.where(norms > 0, norms, 1.0), 1.0)

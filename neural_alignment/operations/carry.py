@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.operations.convolution import ConvMap
 from neural_alignment.operations.linear_map import DenseMap, LinearMap
 
@@ -74,11 +75,10 @@ def matmul(inputs: Tensor, forward_kernel: Tensor, backward_kernel: Tensor, tie_
     """
     inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
     if forward_kernel.shape.rank != 2 or list(backward_kernel.shape) != list(reversed(forward_kernel.shape)):
-        raise ValueError(
-            "`forward_kernel` must have the shape (inputs, outputs) and `backward_kernel` (outputs, inputs). "
-            f"Received forward_kernel {tuple(forward_kernel.shape)} and backward_kernel "
-            f"{tuple(backward_kernel.shape)}. Example: (20, 5) and (5, 20)."
-        )
+        shapes = [tuple(kernel.shape) for kernel in (forward_kernel, backward_kernel)]
+        requirement = "must have the shape (inputs, outputs), and `backward_kernel` (outputs, inputs)"
+        found = Words(f"forward_kernel {shapes[0]} and backward_kernel {shapes[1]}")
+        raise ArgumentError("forward_kernel", requirement, found, "(20, 5) and (5, 20)")
     linear_map = DenseMap()
     return carry(linear_map, inputs, forward_kernel, linear_map.transpose(backward_kernel), tie_gradient)
 
@@ -115,12 +115,11 @@ def conv2d(
     """
     inputs, forward_kernel, backward_kernel = _tensors(inputs, forward_kernel, backward_kernel)
     if forward_kernel.shape.rank != 4 or forward_kernel.shape != backward_kernel.shape:
-        raise ValueError(
-            "`forward_kernel` and `backward_kernel` must both have the shape (rows, columns, inputs, outputs). "
-            f"Received {tuple(forward_kernel.shape)} and {tuple(backward_kernel.shape)}. Example: (3, 3, 16, 32)."
-        )
+        requirement = "and `backward_kernel` must both have the shape (rows, columns, inputs, outputs)"
+        found = Words(f"{tuple(forward_kernel.shape)} and {tuple(backward_kernel.shape)}")
+        raise ArgumentError("forward_kernel", requirement, found, "(3, 3, 16, 32)")
     if not isinstance(padding, str) or padding.upper() not in ("VALID", "SAME"):
-        raise ValueError(f'`padding` must be "VALID" or "SAME". Received {padding!r}. Example: padding="SAME".')
+        raise ArgumentError("padding", 'must be "VALID" or "SAME"', padding, 'padding="SAME"')
     linear_map = ConvMap(_pair("strides", strides), padding.upper(), _pair("dilations", dilations))
     return carry(linear_map, inputs, forward_kernel, backward_kernel, tie_gradient)
 
@@ -135,5 +134,5 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """Returns `value` as two positive integers, or raises a `ValueError`."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in pair):
-        raise ValueError(f"`{name}` must be one or two positive integers. Received {value!r}. Example: {name}=(2, 2).")
+        raise ArgumentError(name, "must be one or two positive integers", value, f"{name}=(2, 2)")
     return pair

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.papers.tables import Key, chosen, grouped, value_of
 from neural_alignment.reporting import Artifact, Row, Spread, new_figure, whole_ticks
 
@@ -182,10 +183,9 @@ def _add_legend(owner: Axes | Figure, axes: Sequence[Axes], **options: Any) -> N
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             first = entries.setdefault(label, handle)
             if _look(first) != _look(handle):
-                raise ValueError(
-                    f"the same label must have the same look in all panels of a legend. Received {label!r} with "
-                    f"{_look(first)} and {_look(handle)}. Example: a style for each label."
-                )
+                requirement = "must have the same look in all panels of a legend"
+                found = Words(f"{label!r} with {_look(first)} and {_look(handle)}")
+                raise ArgumentError("label", requirement, found, "a style for each label")
     if entries:
         owner.legend(list(entries.values()), list(entries), **options)
 

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from neural_alignment import config as configuration
 from neural_alignment import errors, shipped
 from neural_alignment.config import Config, yaml_files, yaml_writer
-from neural_alignment.errors import ConfigError, WrongValue
+from neural_alignment.errors import ArgumentError, ConfigError, WrongValue
 from neural_alignment.losses import ACCURACY
 from neural_alignment.options import Options
 from neural_alignment.search.spaces import Space
@@ -104,8 +104,8 @@ def _beside(path: str, other: str) -> str:
     """Returns a path that is relative to the folder of a file."""
     try:
         return shipped.find_beside(path, other)
-    except ValueError as error:
-        raise ConfigError(f"{path}: config: {error}") from None
+    except ArgumentError as error:
+        raise ConfigError(error.within(f"{path}: config").value) from None
 
 
 def base_config(plan: Plan, overrides: Sequence[str] = ()) -> Config:

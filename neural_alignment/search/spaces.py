@@ -23,7 +23,7 @@ from pydantic import Field
 from neural_alignment import errors
 from neural_alignment.config import yaml_writer
 from neural_alignment.config.yaml_reader import MAX_DEPTH
-from neural_alignment.errors import ConfigError, nearest
+from neural_alignment.errors import ArgumentError, ConfigError, nearest
 from neural_alignment.options import Options
 
 Settings = dict[str, Any]
@@ -69,15 +69,15 @@ class Sampled(Options):
 
 def _ascending(bounds: list[float]) -> list[float]:
     if not bounds[0] < bounds[1]:
-        raise ValueError(f"must be [low, high] with low < high; found {bounds}")
+        raise ArgumentError("", "must be [low, high] with low < high", bounds)
     if math.isinf(bounds[1] - bounds[0]):
-        raise ValueError(f"must be [low, high] with a difference that is a number; found {bounds}")
+        raise ArgumentError("", "must be [low, high] with a difference that is a number", bounds)
     return bounds
 
 
 def _positive(bounds: list[float]) -> list[float]:
     if bounds[0] <= 0:
-        raise ValueError(f"must be [low, high] with 0 < low; found {bounds}")
+        raise ArgumentError("", "must be [low, high] with 0 < low", bounds)
     return bounds
 
 
@@ -149,9 +149,9 @@ class Quantised(_Grid):
     def _has_steps(cls, values: list[float]) -> list[float]:
         low, high, step = values
         if not (low < high and 0 < step <= high - low):
-            raise ValueError(f"must be [low, high, step] with low < high and 0 < step <= high - low; found {values}")
+            raise ArgumentError("", "must be [low, high, step] with low < high and 0 < step <= high - low", values)
         if not (high - low) / step < 2**53:
-            raise ValueError(f"must be [low, high, step] with fewer than 2**53 steps; found {values}")
+            raise ArgumentError("", "must be [low, high, step] with fewer than 2**53 steps", values)
         return values
 
     def _values(self) -> tuple[float, float, int]:
@@ -183,7 +183,7 @@ class Choice(Sampled):
     @classmethod
     def _different(cls, options: list[Any]) -> list[Any]:
         if len({_canonical(option) for option in options}) < len(options):
-            raise ValueError(f"must contain each option once; found {options}")
+            raise ArgumentError("", "must contain each option once", options)
         return options
 
     def node(self, name: str) -> Any:

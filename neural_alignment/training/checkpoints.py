@@ -473,7 +473,7 @@ def _checked_names(path: str) -> list[str]:
         folder, name = os.path.split(other)
         if folder != directory or not re.fullmatch(r"ckpt-\d+", name):
             raise DamagedStateError(
-                f"{path}: names {other!r}; allowed: ckpt-STEP in its own folder",
+                f"{path}: must name ckpt-STEP in its own folder; found {other!r}",
                 "remove this file, and --resume uses the complete state beside it",
             )
     if named and named[0] == named[-1]:  # The manager names the latest state last.

@@ -25,6 +25,7 @@ from neural_alignment.errors import (
     RunError,
     Stopped,
     Unavailable,
+    Words,
     WrongValue,
     one_line,
 )
@@ -102,10 +103,11 @@ class Distribution:
             return
         examples, size = dataset.validation_examples, dataset.batching.validation_batch_size
         if examples % size:
-            raise ConfigError(
-                f"evaluation.batch_size: {config.model.name} uses the statistics of the whole batch, and a TPU fills "
-                f"the last batch up with zeros; found {size}; allowed: divisors of the {examples} examples"
+            requirement = (
+                f"must divide the {examples} examples, because {config.model.name} uses the statistics of the whole "
+                "batch, and a TPU fills the last batch up with zeros"
             )
+            raise ConfigError(WrongValue("evaluation.batch_size", requirement, size))
 
     def train(self, dataset: Dataset, start_step: int) -> Any:
         """Returns the training batches from `start_step` on, divided among the replicas."""
@@ -214,10 +216,8 @@ def check_replicas(config: Config, replicas: int) -> None:
     """
     reason = config.model.whole_batch_reason
     if reason and replicas > 1:
-        raise ConfigError(
-            f"runtime.strategy: {config.model.name} {reason}, which replicas do not share; found {replicas} replicas; "
-            "allowed: 1"
-        )
+        requirement = f"must have 1 replica with {config.model.name}: it {reason}, which replicas do not share"
+        raise ConfigError(WrongValue("runtime.strategy", requirement, Words(f"{replicas} replicas")))
     parts = replicas * config.optimization.minibatches
     sizes = {"batch_size": (config.batch_size, parts)}
     if config.evaluation.batch_size is not None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from neural_alignment.config import Config
 from neural_alignment.data.recordings import load_images
-from neural_alignment.errors import ArgumentError, DataError, RunError
+from neural_alignment.errors import ArgumentError, DataError, RunError, Words
 from neural_alignment.keras_internals import calls, copy_of, has_graph
 from neural_alignment.training import setup
 from neural_alignment.training.run_directory import RunDirectory
@@ -79,7 +79,7 @@ def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, ran
     shapes = [tuple(each.shape) for each in model.inputs] if has_graph(model) else []
     if len(shapes) != 1 or len(shapes[0]) != 4:
         requirement = "must be a functional or built Sequential model with one input (batch, height, width, channels)"
-        found = f"{type(model).__name__} {model.name}" + (f" with {shapes}" if shapes else "")
+        found = Words(f"{type(model).__name__} {model.name!r}" + (f" with {shapes}" if shapes else ""))
         raise ArgumentError("model", requirement, found, "keras.Model(images, outputs)")
     drawn = keras.models.clone_model(model, clone_function=_redrawn) if random else model
     scale = None if pixel_scale is None else tuple(np.asarray(value, np.float32) for value in pixel_scale)

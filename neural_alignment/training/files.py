@@ -269,8 +269,8 @@ def confined(root: str, name: str) -> str:
     plain = not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in name) and "\\" not in name
     if not plain or is_local(name) is False or any(part in ("", ".", "..") for part in parts):
         raise RunError(
-            f"{name!r}: is not the name of a run below {root}; allowed: parts separated by single slashes, except '.' "
-            "and '..', without backslashes and control characters"
+            f"{name!r}: must be the name of a run below {root}: parts separated by single slashes, except '.' and "
+            "'..', without backslashes and control characters"
         )
     path = tf.io.gfile.join(root, *parts)
     if is_local(path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError, Words, WrongValue
 from neural_alignment.keras_internals import mask_of, set_mask
 
 Tensor = tf.Tensor
@@ -21,11 +22,12 @@ def cut(tensor: Tensor, parts: int) -> Tensor:
     """Splits a batch into equal parts along a new first axis."""
     if isinstance(tensor, tf.SparseTensor):
         tensor = tf.sparse.to_dense(tf.sparse.reorder(tensor))
-    message = f"`minibatches` must divide the batch size. Received minibatches={parts}"
-    size = tensor.shape[0]
+    requirement, size = "must divide the batch size", tensor.shape[0]
     if size is not None and size % parts:
-        raise ValueError(f"{message} and a batch of {size}. Example: batches of {(size // parts + 1) * parts}.")
-    whole = tf.debugging.assert_equal(tf.shape(tensor)[0] % parts, 0, f"{message}; drop a smaller last batch.")
+        found, example = Words(f"{parts} and a batch of {size}"), f"batches of {(size // parts + 1) * parts}"
+        raise ArgumentError("minibatches", requirement, found, example)
+    message = WrongValue("minibatches", requirement, parts, "batches made with drop_remainder=True").sentences
+    whole = tf.debugging.assert_equal(tf.shape(tensor)[0] % parts, 0, message)
     with tf.control_dependencies([whole] if whole is not None else []):
         return tf.reshape(tensor, tf.concat([[parts, -1], tf.shape(tensor)[1:]], axis=0))
 

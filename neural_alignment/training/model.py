@@ -14,7 +14,7 @@ from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection, TimeDistributed
 from neural_alignment.losses import HalfSquaredError
@@ -60,11 +60,9 @@ def _check_wrappers(model: keras.Model) -> None:
             continue
         for layer in (wrapper.layer, *all_layers(wrapper.layer)):
             if isinstance(layer, AlignedLayer) and getattr(layer.alignment, attribute, False):
-                raise ValueError(
-                    f"`keras.layers.{type(wrapper).__name__}` must not contain a layer with the rule "
-                    f"{layer.alignment.rule!r}: it {reason}. Received {layer.name!r} in {wrapper.name!r}. "
-                    f"Example: {example}."
-                )
+                requirement = f"must not contain a layer with the rule {layer.alignment.rule!r}: it {reason}"
+                found = Words(f"{layer.name!r} in {wrapper.name!r}")
+                raise ArgumentError(f"keras.layers.{type(wrapper).__name__}", requirement, found, example)
 
 
 @contextlib.contextmanager
@@ -127,10 +125,9 @@ class AlignedModel(InterceptedModel):
     # With these names of the arguments Keras saves a subclass as a functional model.
     def __init__(self, *args: Any, **kwargs: Any):
         if missing := [name for name in ("inputs", "outputs")[len(args) :] if kwargs.get(name) is None]:
-            raise ValueError(
-                f"`AlignedModel` must be functional, because a rule may need the graph of its layers. Received "
-                f"{type(self).__name__} without {' and '.join(missing)}. Example: AlignedModel(inputs, outputs)."
-            )
+            requirement = "must be functional, because a rule may need the graph of its layers"
+            found = Words(f"{type(self).__name__} without {' and '.join(missing)}")
+            raise ArgumentError("AlignedModel", requirement, found, "AlignedModel(inputs, outputs)")
         # The inputs of a model with one input are a list of one tensor. Keras would warn if it is then called with it.
         inputs, *rest = args or (kwargs.pop("inputs"),)
         super().__init__(_single(inputs), *rest, **kwargs)
@@ -179,7 +176,7 @@ class AlignedModel(InterceptedModel):
                 optimizer would lose gradients that it accumulates.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
-            raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
+            raise ArgumentError("minibatches", "must be a positive integer", minibatches, "minibatches=4")
         self._check_whole_batches(minibatches)
         super().compile(*args, **kwargs)
         self._minibatches = minibatches
@@ -231,34 +228,30 @@ class AlignedModel(InterceptedModel):
                 if minibatches > 1:
                     requirement = f"must be 1: the layer {layer.name!r} {reason}"
                     raise ArgumentError("minibatches", requirement, minibatches, "minibatches=1")
-                raise ValueError(
-                    f"A model whose layer {layer.name!r} {reason} must be on one replica. "
-                    f"Received {replicas} replicas. Example: a model made without a strategy."
-                )
+                requirement = f"whose layer {layer.name!r} {reason} must be on one replica"
+                found = Words(f"{replicas} replicas")
+                raise ArgumentError("model", requirement, found, "a model made without a strategy")
 
     def _check_layers(self) -> None:
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
         layers = aligned_layers(self)
         names = [connection.name for connection in connections(self)]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                "Aligned layers must have different names, which identify their noise and their measures. "
-                f"Received two layers named {repeated[0]!r}. Example: name={repeated[0] + '_2'!r}."
-            )
+            requirement = "of aligned layers must be different, because it identifies their noise and their measures"
+            found = Words(f"two layers named {repeated[0]!r}")
+            raise ArgumentError("name", requirement, found, f"name={repeated[0] + '_2'!r}")
         tied = [layer for layer in layers if layer.alignment.tie_gradient]
         multi, replicas = without_loss_scaling(self.optimizer), self.distribute_strategy.num_replicas_in_sync
         if multi is not self.optimizer and replicas > 1 and not getattr(multi, "constant", True):
-            raise ValueError(
-                "Loss scaling (mixed_float16) cannot be combined with a rate scheduler on several replicas. Received "
-                f"{multi.rate_scheduler!r} with {replicas} replicas. Example: the mixed_bfloat16 policy."
-            )
+            requirement = "must not scale the loss (mixed_float16) with a rate scheduler on several replicas"
+            found = Words(f"{multi.rate_scheduler!r} with {replicas} replicas")
+            raise ArgumentError("optimizer", requirement, found, "the mixed_bfloat16 policy")
         # For a MultiOptimizer of Keras. That of `optimizers` checks the variables when it is built.
         several = getattr(without_loss_scaling(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
-            raise ValueError(
-                f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step. Received "
-                f"{len(several)} optimizers. Example: MultiOptimizer([Momentum(0.1)])."
-            )
+            requirement = f"must be one that moves W and B at every step with {tied[0].alignment.rule!r}"
+            found = Words(f"{len(several)} optimizers")
+            raise ArgumentError("optimizer", requirement, found, "MultiOptimizer([Momentum(0.1)])")
         if tied:
             check_equal_steps(self.optimizer, tied[0].alignment.rule)
 
@@ -367,11 +360,9 @@ class AlignedModel(InterceptedModel):
             if getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
         ]
         if custom and self._distributed:
-            raise ValueError(
-                f"`{custom[0]}` of an AlignedModel cannot be overridden under a distribution strategy. Received "
-                f"{type(self).__name__}.{custom[0]} with {type(self.distribute_strategy).__name__}. "
-                "Example: override `compute_loss` instead, or use no strategy."
-            )
+            requirement = "of an AlignedModel must not be overridden under a distribution strategy"
+            found = Words(f"{type(self).__name__}.{custom[0]} with {type(self.distribute_strategy).__name__}")
+            raise ArgumentError(custom[0], requirement, found, "`compute_loss` overridden instead, or no strategy")
         return bool(custom)
 
     @property

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from neural_alignment import data, paths
 from neural_alignment.config import Config
-from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.errors import ConfigError, RunError, WrongValue
 from neural_alignment.training import callbacks, distribution, initial_state, setup
 from neural_alignment.training.evaluation import AlignmentProbe
 from neural_alignment.training.graphs import reuse_graphs
@@ -64,10 +64,11 @@ def prepare(config: Config) -> Prepared:
     if test is not None:
         devices.check_evaluation(config, test)
     if test is not None and not _same_standardization(dataset, test):
-        raise ConfigError(
-            "evaluation.test_split: must be held in memory or streamed, like the data of the run, because the images "
-            f"are standardised differently; found {split}, which is too large or too small; allowed: a part of it"
+        requirement = (
+            "must be held in memory or streamed as the data of the run are, so that its images are standardised like "
+            "these: choose a smaller or a larger part"
         )
+        raise ConfigError(WrongValue("evaluation.test_split", requirement, split))
     return Prepared(Trainer(model, dataset, devices, tracing), test, alignment)
 
 

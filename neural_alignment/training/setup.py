@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -179,7 +180,8 @@ def _reported(key: str, options: Collection[str] = ()) -> Iterator[None]:
 
     Args:
         key: the key to name.
-        options: the keys inside of it. An `ArgumentError` of one of them is reported for this key.
+        options: the keys inside of it. An `ArgumentError` of one of them is reported for this key, and one of a key of
+            the configuration, such as `alignment`, for that key.
 
     Raises:
         ConfigError: for any `ValueError` that is not an `InputError`; the message is one line.
@@ -189,9 +191,19 @@ def _reported(key: str, options: Collection[str] = ()) -> Iterator[None]:
     except InputError:
         raise
     except ValueError as error:
-        is_option = isinstance(error, ArgumentError) and error.value.name.partition(".")[0] in options
-        line = error.within(key).value.line if is_option else f"{key}: {error}"
+        wrong = error.value if isinstance(error, ArgumentError) else None
+        line = f"{key}: {error}" if wrong is None else _line_of(wrong, key, options)
         raise ConfigError(one_line(line, 500)) from error
+
+
+def _line_of(wrong: WrongValue, key: str, options: Collection[str]) -> str:
+    """Returns the line for an argument that is a key, or belongs to the Python code that a key configures."""
+    first = wrong.name.partition(".")[0]
+    if first in options:
+        return dataclasses.replace(wrong, name=f"{key}.{wrong.name}").line
+    if first in Config.model_fields:
+        return wrong.line
+    return f"{key}: `{wrong.name}` {wrong.reason}" if wrong.name else f"{key}: {wrong.reason}"
 
 
 def output_units(config: Config, classes: int) -> int:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment.errors import ArgumentError, Words
 from optimizers import MultiOptimizer
 from optimizers.optimizers import accumulations
 
@@ -59,24 +60,27 @@ class StepModes:
         self._intervals = sorted(set(intervals))
         self._pairs = [(True, True)] if self._optimizer is None else self._optimizer.modes
         if self.has_intervals and (True, True) not in self._pairs:
-            raise ValueError(
-                "`every` of a rule must be 1 if no step trains both J and R: the steps of R are set by the rate "
-                f"scheduler. Received every={self._intervals[-1]} with {self._optimizer.rate_scheduler!r}. "
-                f"Example: RateScheduler(steps_per_epoch=100, alternation={self._intervals[-1]})."
+            raise ArgumentError(
+                "every",
+                "of a rule must be 1 if no step trains both J and R: the steps of R are set by the rate scheduler",
+                Words(f"every={self._intervals[-1]} with {self._optimizer.rate_scheduler!r}"),
+                f"RateScheduler(steps_per_epoch=100, alternation={self._intervals[-1]})",
             )
         accumulated = accumulations(optimizer)
         updated = {mode.intervals for mode in self._of(True, True) if mode.r_runs}
         if self.has_intervals and accumulated[-1] and (len(accumulated) == 1 or len(updated) > 1):
-            raise ValueError(
-                "`gradient_accumulation_steps` must be None if a rule has `every` and the optimizer of B updates other "
-                f"variables in the steps between. Received {accumulated[-1]}. Example: compile(..., minibatches=4)."
+            requirement = (
+                "must be None if a rule has `every` and the optimizer of B updates other variables in the steps between"
             )
+            example = "compile(..., minibatches=4)"
+            raise ArgumentError("gradient_accumulation_steps", requirement, accumulated[-1], example)
         self._places = [(pair, mode) for pair in self._pairs for mode in self._of(*pair)]
         if len(self._places) > MOST_MODES:
-            raise ValueError(
-                f"`every` of the rules must give at most {MOST_MODES} kinds of steps, because each needs a separate "
-                f"graph. Received {self._intervals}, which give {len(self._places)}. Example: multiples, as in 2, 4, 8."
+            requirement = (
+                f"of the rules must give at most {MOST_MODES} kinds of steps, because each needs a separate graph"
             )
+            found = Words(f"{self._intervals}, which give {len(self._places)}")
+            raise ArgumentError("every", requirement, found, "multiples, as in 2, 4, 8")
 
     @property
     def has_intervals(self) -> bool:
@@ -114,7 +118,7 @@ class StepModes:
         known = {self.name(mode): mode for mode in reversed(self.modes)}
         if name not in known:
             allowed = ", ".join(map(repr, known))
-            raise ValueError(f"The losses of a step must be one of {allowed}. Received {name!r}. Example: {allowed}.")
+            raise ArgumentError("name", f"must be that of a kind of step: {allowed}", name, f"{allowed}")
         return known[name]
 
     def count(self, steps: int) -> dict[str, int]:

@@ -139,10 +139,8 @@ def test_a_file_that_is_not_an_index_is_not_overwritten(paths, tmp_path, kind):
     for place in (path, f"file://{path}"):
         with pytest.raises(DataError) as raised:
             index.index_files(paths, place)
-        assert str(raised.value) == (
-            f"`index_file` exists and is not an index file, so it is not overwritten; found {place!r}; remove it or "
-            "give another path"
-        )
+        requirement = "must be an index file or the path of a new file, because no other file is overwritten"
+        assert str(raised.value) == f"data.index_file: {requirement}; found {place!r}"
     assert pathlib.Path(path).read_bytes() == content
 
 
@@ -169,7 +167,7 @@ def test_an_index_file_that_cannot_be_written_is_one_line(files, tmp_path):
     options = {"train_files": pattern, "validation_files": pattern, "batch_size": 4, "seed": 0}
     with pytest.raises(DataError) as raised:
         data.load("imagenet", index_file=str(tmp_path / "taken" / "index.npz"), **options)
-    assert str(raised.value).startswith(f"`index_file` cannot be written; found '{tmp_path}/taken/index.npz'")
+    assert str(raised.value).startswith(f"data.index_file: must be a path in a writable directory; found '{tmp_path}")
     assert "\n" not in str(raised.value)
     with pytest.raises(DataError, match=r"data\.index_file: input should be a valid string or null; found 3"):
         data.load("imagenet", index_file=3, **options)

@@ -295,7 +295,7 @@ def test_replaced_labels_are_uniform_and_some_are_the_old_ones(fraction, correct
         )  # A permutation keeps half of class 0.
     assert np.array_equal(new, replaced(labels, fraction, 10, seed=3))
     assert fraction == 0 or not np.array_equal(new, replaced(labels, fraction, 10, seed=4))
-    with pytest.raises(DataError, match=r"`replace_labels` must be a fraction; found 50; allowed: 0 to 1"):
+    with pytest.raises(DataError, match=r"data\.replace_labels: must be 0 to 1; found 50"):
         replaced(labels, 50, 10, 0)
 
 

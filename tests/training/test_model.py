@@ -462,7 +462,7 @@ def test_a_layer_that_needs_the_whole_batch_gets_no_part_of_it(build, message):
     AlignedModel(*build()).compile(optimizer(), cross_entropy())
     with two_replicas().scope():
         model = AlignedModel(*build())
-        with pytest.raises(ValueError, match=f"A model whose {message}.* must be on one replica. Received 2 replicas"):
+        with pytest.raises(ValueError, match=f"`model` whose {message}.* must be on one replica. Received 2 replicas"):
             model.compile(optimizer(), cross_entropy())
 
 
@@ -689,7 +689,10 @@ def test_two_aligned_layers_of_one_name_are_refused():
 )
 def test_optimizers_that_would_move_w_without_b_are_refused_for_kolen_pollack(optimizers, scheduler):
     model = network(from_config(RULE_CONFIGS["kolen_pollack"]))
-    with pytest.raises(ValueError, match=r"'kolen_pollack' needs one optimizer .* Received .* Example"):
+    with pytest.raises(
+        ValueError,
+        match=r"`optimizer` must be one that moves W and B at every step with 'kolen_pollack'. Received .* Example",
+    ):
         model.compile(MultiOptimizer([Momentum(0.1) for _ in range(optimizers)], scheduler), cross_entropy())
 
 

@@ -98,14 +98,16 @@ def test_another_rule_is_refused_in_one_line(rule):
         loaded(None, f"alignment={json.dumps({'rule': rule, **row.weights})}", *run)
 
 
-PARTS = "rnn trains a row of its initial state for each example of the whole batch"
+PARTS = "trains a row of its initial state for each example of the whole batch"
 
 
 def test_a_batch_that_is_divided_would_leave_rows_of_the_initial_state_untrained():
     """Row i belongs to example i of a batch. With one row there is nothing to divide."""
-    with pytest.raises(ConfigError, match=f"optimization.minibatches: must be 1: {PARTS}; found 5"):
+    with pytest.raises(ConfigError, match=f"optimization.minibatches: must be 1: rnn {PARTS}; found 5"):
         loaded(None, "optimization.minibatches=5")
-    with pytest.raises(ConfigError, match=rf"runtime\.strategy: {PARTS}, which replicas do not share; found 5"):
+    with pytest.raises(
+        ConfigError, match=rf"runtime\.strategy: must have 1 replica .*: it {PARTS}, .* do not share; found 5 replicas"
+    ):
         distribution.check_replicas(loaded(), 5)
     with pytest.raises(ConfigError, match=r"model\.slots: must be at most batch_size \(5\), so that.*; found 6"):
         loaded(None, "model.slots=6")

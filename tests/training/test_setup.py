@@ -1,5 +1,6 @@
 """The optimizers of a run have the options of its configuration."""
 
+import re
 from typing import ClassVar, Literal
 
 import keras
@@ -148,6 +149,8 @@ def test_a_model_that_does_not_fit_the_data_or_the_rule_is_one_line(model, align
     with pytest.raises(ConfigError) as raised:
         setup.build_model(config, 10, (8, 8, 1), 1)
     assert str(raised.value).startswith(message)
+    assert "; found " in str(raised.value)
+    assert not re.search("Received|Example", str(raised.value))
     assert "\n" not in str(raised.value)
 
 

@@ -227,7 +227,7 @@ def test_a_step_of_some_rules_leaves_out_the_others():
     )
     updated = [len(each.input_output_alias.entries) for each in (both, first, none)]
     assert updated[0] > updated[1] > updated[2]
-    with pytest.raises(ValueError, match=r"one of 'J \+ R'\. Received 'R'"):
+    with pytest.raises(ValueError, match=r"kind of step: 'J \+ R'\. Received 'R'"):
         program("R")
 
 

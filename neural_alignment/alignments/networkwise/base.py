@@ -20,7 +20,7 @@ from neural_alignment.alignments.networkwise.graph import (
     output_nonlinearity,
     unwrapped,
 )
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import added_losses, all_layers, keep_mask
 from neural_alignment.serialization import serializable
 
@@ -182,21 +182,19 @@ class BoundRule:
         self._model = model
         self._rule = rule
         if len(model.outputs) != 1:
-            raise ValueError(
-                f"{rule.rule!r} needs a network with one output. Received {len(model.outputs)}. "
-                "Example: a dense layer at the end."
-            )
+            requirement = f"{rule.rule!r} needs a network with one output"
+            raise ArgumentError("alignment", requirement, len(model.outputs), "a dense layer at the end")
         if rule.layers is not None:
-            raise ValueError(
-                f"{rule.rule!r} is a rule for a whole network. Received layers={rule.layers!r}. "
-                "Example: one rule without `layers` for all of them."
-            )
+            requirement = f"must be one rule without `layers` with {rule.rule!r}, which is a rule for a whole network"
+            raise ArgumentError("alignment", requirement, Words(f"layers={rule.layers!r}"), f"{type(rule).__name__}()")
         for layer in itertools.chain.from_iterable(map(unwrapped, kernel_layers(model))):
             if names_kernel(layer) and getattr(layer, "alignment", None) != rule:
                 other = getattr(getattr(layer, "alignment", None), "rule", "none")
-                raise ValueError(
-                    f"{rule.rule!r} is a rule for a whole network: every layer with a kernel must have it. Received "
-                    f"{other!r} for layer {layer.name!r}. Example: one rule without `layers` for all of them."
+                raise ArgumentError(
+                    "alignment",
+                    f"{rule.rule!r} is a rule for a whole network: every layer with a kernel must have it",
+                    Words(f"{other!r} for layer {layer.name!r}"),
+                    "one rule without `layers` for all of them",
                 )
         for layer in all_layers(model):
             if getattr(layer, "activity_regularizer", None) is not None:
@@ -211,10 +209,11 @@ class BoundRule:
         if nonlinear is None:
             return
         function = getattr(at_each_step(nonlinear), "activation", nonlinear)
-        raise ValueError(
-            f"{self._rule.rule!r} needs a network with linear outputs, where it takes the error of J. Received "
-            f"{getattr(function, '__name__', type(function).__name__)!r} in {nonlinear.name!r}. "
-            "Example: a last layer without activation, and a loss with from_logits=True."
+        raise ArgumentError(
+            "alignment",
+            f"{self._rule.rule!r} needs a network with linear outputs, where it takes the error of J",
+            Words(f"{getattr(function, '__name__', type(function).__name__)!r} in {nonlinear.name!r}"),
+            "a last layer without activation, and a loss with from_logits=True",
         )
 
     @property
@@ -262,12 +261,13 @@ class BoundRule:
         return any(variable is each for each in self._rule.trained(self._model))
 
 
-def _no_gradient(rule: NetworkRule, layer: Any, found: str) -> ValueError:
+def _no_gradient(rule: NetworkRule, layer: Any, found: str) -> ArgumentError:
     """Returns the error for a loss of the activities in the network, which would have no gradient."""
-    return ValueError(
-        f"{rule.rule!r} propagates only the error at the outputs, so no layer may add a loss of its activities. "
-        f"Received {type(layer).__name__} {layer.name!r} with {found}. Example: `kernel_regularizer`."
+    requirement = (
+        f"{rule.rule!r} propagates only the error at the outputs, so no layer may add a loss of its activities"
     )
+    found = Words(f"{type(layer).__name__} {layer.name!r} with {found}")
+    return ArgumentError("alignment", requirement, found, "`kernel_regularizer`")
 
 
 def network_rule(model: keras.Model) -> NetworkRule | None:
@@ -281,10 +281,8 @@ def network_rule(model: keras.Model) -> NetworkRule | None:
     if not rules:
         return None
     if nested := [layer.name for layer in model.layers if isinstance(layer, keras.Model)]:
-        raise ValueError(
-            f"{rules[0].rule!r} needs a network without nested models. Received {nested[0]!r}. "
-            "Example: the layers of the nested model themselves."
-        )
+        requirement = f"{rules[0].rule!r} needs a network without nested models"
+        raise ArgumentError("alignment", requirement, nested[0], "the layers of the nested model themselves")
     return rules[0]
 
 

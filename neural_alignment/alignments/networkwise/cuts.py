@@ -19,6 +19,7 @@ from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.base import Backward, KeptWeights, NetworkRule, TrainingBatch
 from neural_alignment.alignments.networkwise.graph import has_known_cuts, is_nonlinear, kernel_layers, name_of
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import all_layers, keep_mask
 from neural_alignment.operations import LinearMap
 
@@ -173,18 +174,22 @@ class CutRule(NetworkRule):
         """
         for layer in all_layers(model):
             if isinstance(layer, keras.layers.RNN):
-                raise ValueError(
+                raise ArgumentError(
+                    "alignment",
                     f"{self.rule!r} needs a network without recurrent layers of Keras, in which the error would travel "
-                    f"back through time by the layer's own weights. Received {type(layer).__name__} {layer.name!r}. "
-                    "Example: rule 'align_zero', or the network of models.rnn."
+                    "back through time by the layer's own weights",
+                    Words(f"{type(layer).__name__} {layer.name!r}"),
+                    "rule 'align_zero', or the network of models.rnn",
                 )
         for layer in kernel_layers(model):
             if not has_known_cuts(layer) and len(found := error_weights(layer)) > 1:
                 names = ", ".join(repr(weight.name) for weight in found)
-                raise ValueError(
+                raise ArgumentError(
+                    "alignment",
                     f"{self.rule!r} cuts a network between layers, so the error must pass through at most one weight "
-                    f"of a custom layer. Received {type(layer).__name__} {layer.name!r} with {names}. "
-                    "Example: one layer for each weight."
+                    "of a custom layer",
+                    Words(f"{type(layer).__name__} {layer.name!r} with {names}"),
+                    "one layer for each weight",
                 )
         return super().keep(model, weights)
 

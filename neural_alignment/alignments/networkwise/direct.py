@@ -27,6 +27,7 @@ from neural_alignment.alignments.networkwise.graph import (
     live_weights,
 )
 from neural_alignment.alignments.registry import register
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import all_layers, calls, mask_of
 
 Tensor = tf.Tensor
@@ -76,25 +77,26 @@ class DirectFeedback(CutRule):
         """
         outputs = model.outputs[0].shape
         if len(outputs) != 2:
-            raise ValueError(
-                f"{self.rule!r} needs a network with outputs (batch, classes). Received outputs {outputs}. "
-                "Example: a dense layer at the end."
-            )
+            requirement = f"{self.rule!r} needs a network with outputs (batch, classes)"
+            raise ArgumentError("alignment", requirement, outputs, "a dense layer at the end")
         super().keep(model, weights)
         if recurrent := [layer for layer in all_layers(model) if getattr(layer, "recurrent", False)]:
-            raise ValueError(
+            raise ArgumentError(
+                "alignment",
                 f"{self.rule!r} needs a network without recurrent layers, in which the error would travel back through "
-                f"time by the layer's own weights. Received {type(recurrent[0]).__name__} {recurrent[0].name!r}. "
-                "Example: rule 'align_ada'."
+                "time by the layer's own weights",
+                Words(f"{type(recurrent[0]).__name__} {recurrent[0].name!r}"),
+                "rule 'align_ada'",
             )
         self._check_wrappers(model)
         maps = []
         for operation, size in self._sizes(model):
             if None in size and not (self.share_space and size[-1] is not None):
-                raise ValueError(
-                    f"{self.rule!r} needs a network whose hidden sizes are known: a map has an entry for each "
-                    f"unit. Received {operation!r} of shape {(None, *size)}. "
-                    "Example: share_space=True, or every size given, as in keras.Input((32, 32, 3))."
+                raise ArgumentError(
+                    "alignment",
+                    f"{self.rule!r} needs a network whose hidden sizes are known: a map has an entry for each unit",
+                    Words(f"{operation!r} of shape {(None, *size)}"),
+                    "share_space=True, or every size given, as in keras.Input((32, 32, 3))",
                 )
             name = f"map_{len(maps)}"
             shape, fan = (size[-1:], [each for each in size if each]) if self.share_space else (size, size)
@@ -107,10 +109,12 @@ class DirectFeedback(CutRule):
         for layer in kernel_layers(model):
             inner = at_each_step(layer)
             if inner is not layer and inner_cuts(inner):
-                raise ValueError(
+                raise ArgumentError(
+                    "alignment",
                     f"{self.rule!r} needs an error for each projection in a layer, which it does not have within "
-                    f"`TimeDistributed`. Received {type(inner).__name__} {inner.name!r} in {layer.name!r}. "
-                    "Example: the layer without the wrapper, or a convolution for each of its kernels."
+                    "`TimeDistributed`",
+                    Words(f"{type(inner).__name__} {inner.name!r} in {layer.name!r}"),
+                    "the layer without the wrapper, or a convolution for each of its kernels",
                 )
 
     def _sizes(self, model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:

@@ -25,7 +25,7 @@ from neural_alignment.alignments.networkwise.graph import (
     name_of,
 )
 from neural_alignment.alignments.registry import register
-from neural_alignment.errors import ArgumentError
+from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import all_layers, calls
 
 Tensor = tf.Tensor
@@ -49,7 +49,7 @@ class Frozen:
 
     def __init__(self, model: keras.Model, weights: KeptWeights):
         if random := [layer for layer in all_layers(model) if _draws(layer)]:
-            found = f"{type(random[0]).__name__} called {random[0].name}"
+            found = Words(f"{type(random[0]).__name__} {random[0].name!r}")
             requirement = "is frozen at initialisation and must have no layer that draws random numbers"
             raise ArgumentError("model", requirement, found, "the network without this layer")
         self._model = model
@@ -85,11 +85,9 @@ class Frozen:
         """
         frozen = set(map(id, self._variables))
         if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in frozen]:
-            raise ValueError(
-                "All variables that a rule freezes must be trainable when the AlignedModel is made. "
-                f"Received {new[0]!r}, which became trainable later. "
-                "Example: set `trainable` before AlignedModel(inputs, outputs)."
-            )
+            requirement = "of a variable that a rule freezes must be set before the AlignedModel is made"
+            found = Words(f"{new[0]!r}, which became trainable later")
+            raise ArgumentError("trainable", requirement, found, "layer.trainable = True")
         recorded = not tf.executing_eagerly() or bool(self._taken.numpy())
         return values_of(self._initial if recorded else self._variables)
 

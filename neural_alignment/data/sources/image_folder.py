@@ -88,8 +88,8 @@ class ImageFolderData(SourceOptions):
         key = "train_folder" if self.validation_folder is None else "validation_folder"
         return Streamed(
             batching,
-            ImageFiles("`train_folder`", train, damage),
-            ImageFiles(f"`{key}`", validation, damage),
+            ImageFiles("data.train_folder", train, damage),
+            ImageFiles(f"data.{key}", validation, damage),
             self._preparation,
             class_names=train.classes,
             augment=self.augment,

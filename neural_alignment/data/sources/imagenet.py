@@ -90,7 +90,7 @@ class ImageNetData(SourceOptions):
         paths = _matching(key, getattr(self, key))
         _warn_of_missing(key, paths)
         return TFRecords(
-            f"`{key}`",
+            f"data.{key}",
             [Shard(path) for path in paths],
             Schema("image/encoded", "image/class/label", classes=self.classes, label_offset=self.label_offset),
             damage,

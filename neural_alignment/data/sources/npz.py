@@ -140,10 +140,8 @@ def _check_names(path: str, arrays: Any) -> None:
     known = [f"{name}_{split}" for split in ("train", *EVALUATED_SPLITS) for name in ("x", "y")]
     if unknown := [name for name in arrays if name not in known]:
         more = f" ({len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise DataError(
-            f"{path}: must have only arrays with known names; found {shortened(unknown[0], 60)!r}{more}; "
-            f"allowed: {', '.join(known)}{nearest(unknown[0], known)}"
-        )
+        line = WrongValue(path, f"must have only the arrays {', '.join(known)}", shortened(unknown[0], 60)).line
+        raise DataError(f"{line}{more}{nearest(unknown[0], known)}")
 
 
 def _examples(path: str, arrays: Any, split: str, like: Examples | None = None) -> Examples:

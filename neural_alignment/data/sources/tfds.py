@@ -33,7 +33,7 @@ from neural_alignment.data.sources.base import (
     pixel_statistics,
 )
 from neural_alignment.data.streamed import Streamed, read_into_memory
-from neural_alignment.errors import ArgumentError, DataError, DataUnavailable, nearest, one_line
+from neural_alignment.errors import ArgumentError, DataError, DataUnavailable, Words, WrongValue, nearest, one_line
 from neural_alignment.options import PathText
 
 logger = logging.getLogger(__name__)
@@ -150,10 +150,8 @@ class TFDSData(InMemoryOptions):
         _check_format(builder)
         shape = builder.info.features["image"].shape
         if self._preparation is None and self.image_size is None and None in shape[:2]:
-            raise DataError(
-                f"data.image_size: is required for {self.dataset!r}, whose images differ in shape; found null; "
-                "allowed: 1 or more, or preprocessing resnet or inception"
-            )
+            requirement = f"must be 1 or more without preprocessing: the images of {self.dataset!r} differ in shape"
+            raise DataError(WrongValue("data.image_size", requirement, self.image_size))
         return _Found(builder, shape, builder.info.features["label"])
 
     def _resized(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -175,13 +173,11 @@ class TFDSData(InMemoryOptions):
         pixels = examples * np.prod([size or 0 for size in self._resized(found.shape)])
         is_small = None not in found.shape and pixels * (1 if self.image_size is None else 4) <= MAX_BYTES_IN_MEMORY
         in_memory = bool(is_small) and self._preparation is None
-        kinds = ("streamed", "held in memory")
         key, allowed = ("shuffle_buffer", "null") if in_memory else ("replace_labels", "0")
         if value := getattr(self, key):
-            raise DataError(
-                f"data.{key}: is for sets that are {kinds[not in_memory]}; found {value} with {self.dataset!r}, which "
-                f"is {kinds[in_memory]}; allowed: {allowed}"
-            )
+            kind = "held in memory" if in_memory else "streamed"
+            requirement = f"must be {allowed} with {self.dataset!r}, which is {kind}"
+            raise DataError(WrongValue(f"data.{key}", requirement, value))
         return in_memory
 
     def _in_memory(self, batching: Batching, found: _Found, train: TFRecords, validation: TFRecords) -> Dataset:
@@ -323,23 +319,19 @@ def _check_features(info: Any, dataset: str) -> None:
     features = info.features or {}
     image, label = (dict(features.items()).get(key) for key in ("image", "label"))
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-        raise DataError(
-            f"data.dataset: must be an image classification set; found {dataset!r} with features "
-            f"{', '.join(sorted(features))}; allowed: sets with an image feature `image` and a class feature `label`"
-        )
+        requirement = "must be an image classification set, with an image feature `image` and a class feature `label`"
+        found = Words(f"{dataset!r} with features {', '.join(sorted(features))}")
+        raise DataError(WrongValue("data.dataset", requirement, found))
     if image.np_dtype != np.uint8 or len(image.shape) != 3:
-        raise DataError(
-            f"data.dataset: must have images of bytes; found {dataset!r} with {image.np_dtype.__name__}; allowed: uint8"
-        )
+        found = Words(f"{dataset!r} with {image.np_dtype.__name__} images of {len(image.shape)} axes")
+        raise DataError(WrongValue("data.dataset", "must have images of bytes (uint8) with 3 axes", found))
 
 
 def _check_format(builder: Any) -> None:
     """Raises `DataError` unless a set is stored as TFRecord."""
     if builder.info.file_format.value != "tfrecord":
-        raise DataError(
-            f"data.dataset: must be stored as TFRecord; found {builder.info.file_format.value} in {builder.data_dir}; "
-            "allowed: tfrecord"
-        )
+        found = Words(f"{builder.info.file_format.value} in {builder.data_dir}")
+        raise DataError(WrongValue("data.dataset", "must be stored as TFRecord", found))
 
 
 def _split(builder: Any, key: str, split: str) -> Any:
@@ -348,16 +340,14 @@ def _split(builder: Any, key: str, split: str) -> Any:
         info = builder.info.splits[split]
         examples = info.num_examples
     except Exception as error:  # ValueError, KeyError or AssertionError, depending on the mistake.
-        splits = ", ".join(builder.info.splits)
-        raise DataError(
-            f"data.{key}: must be a split of {builder.info.full_name}; found {split!r}; allowed: {splits}, or part of "
-            f"one, such as 'train[5000:]'{nearest(str(split), list(builder.info.splits))}"
-        ) from error
+        names = list(builder.info.splits)
+        kinds = f"{', '.join(names)}, the splits of {builder.info.full_name}"
+        requirement = f"must be one of {kinds}, or a part of one, as in 'train[5000:]'"
+        line = WrongValue(f"data.{key}", requirement, split).line
+        raise DataError(f"{line}{nearest(str(split), names)}") from error
     if not examples:
-        raise DataError(
-            f"data.{key}: must hold examples; found 0 examples in {split!r} of {builder.info.full_name}; "
-            "allowed: 1 or more"
-        )
+        found = Words(f"0 examples in {split!r} of {builder.info.full_name}")
+        raise DataError(WrongValue(f"data.{key}", "must hold examples", found))
     return info
 
 
@@ -367,7 +357,7 @@ def _records(
     """Returns the records of one split, with the part of every file that belongs to it."""
     info = _split(builder, key, split)
     shards = [Shard(part.filename, part.skip, part.take, part.examples_in_shard) for part in info.file_instructions]
-    name = f"`{key}` {split!r} of {builder.info.full_name}"
+    name = f"data.{key} {split!r} of {builder.info.full_name}"
     return TFRecords(name, shards, schema, damage, info.num_examples, index_file)
 
 
