@@ -249,9 +249,9 @@ class AlignedModel(InterceptedModel):
         # For a MultiOptimizer of Keras. That of `optimizers` checks the variables when it is built.
         several = getattr(without_loss_scaling(self.optimizer), "optimizers", [])
         if tied and len(several) > 1:
-            requirement = f"must be one that moves W and B at every step with {tied[0].alignment.rule!r}"
+            requirement = f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step"
             found = Words(f"{len(several)} optimizers")
-            raise ArgumentError("optimizer", requirement, found, "MultiOptimizer([Momentum(0.1)])")
+            raise ArgumentError("alignment", requirement, found, "MultiOptimizer([Momentum(0.1)])")
         if tied:
             check_equal_steps(self.optimizer, tied[0].alignment.rule)
 

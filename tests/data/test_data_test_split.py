@@ -136,7 +136,7 @@ def test_a_source_of_the_user_may_have_a_test_split(own_source):
     prepared = prepare(configuration.parse(own_source))
     assert isinstance(prepared.test, data.InMemory)
     own_source["evaluation"]["test_split"] = "other"
-    with pytest.raises(ConfigError, match="standardised like these: .*; found 'other'"):
+    with pytest.raises(ConfigError, match=r"standardised like these: .*; found 'other'"):
         prepare(configuration.parse(own_source))
 
 

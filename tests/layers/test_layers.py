@@ -510,8 +510,8 @@ def test_an_unbuilt_layer_says_that_it_has_no_backward_kernel():
     ("build", "message"),
     [
         (lambda a: layers.Conv2D(4, 3, data_format="channels_first", alignment=a), "`data_format`.*'channels_first'"),
-        (lambda a: layers.Conv2D(4, 3, lora_rank=2, alignment=a), "`lora_rank`.*lora_rank=2.*Example"),
-        (lambda a: layers.Dense(4, lora_rank=2, alignment=a), "`lora_rank`.*lora_rank=2.*Example"),
+        (lambda a: layers.Conv2D(4, 3, lora_rank=2, alignment=a), "`lora_rank`.*Received 2.*Example"),
+        (lambda a: layers.Dense(4, lora_rank=2, alignment=a), "`lora_rank`.*Received 2.*Example"),
         (lambda a: layers.Dense(4, alignment="symmetric"), "`alignment`.*'symmetric'.*Example"),
         (lambda a: layers.Dense(4, alignment=Symmetric), "`alignment`.*Symmetric.*Example"),
         (lambda a: layers.Conv2D(4, 3, alignment=3), "`alignment`.*3.*Example"),
@@ -671,7 +671,7 @@ WRONG_R = {
 @pytest.mark.parametrize("shape", [*WRONG_R, None])
 def test_an_r_that_is_not_a_scalar_is_refused(shape, inside):
     layer = layers.Dense(2, alignment=Returning(function=WRONG_R.get(shape, lambda b: None)), name="dense")
-    message = r"R_l must be a scalar\. Received %s from rule 'returning' for layer 'dense'\. Example"
+    message = r"`R_l` must be a scalar\. Received %s from rule 'returning' for layer 'dense'\. Example"
     x, found = np.ones((4, 3), np.float32), re.escape("None" if shape is None else f"shape {shape}")
     with pytest.raises(ValueError, match=message % found), forward_pass() if inside else contextlib.nullcontext():
         layer(x, training=True)

@@ -405,7 +405,7 @@ def test_time_distributed_with_an_unknown_number_of_steps_is_refused_in_training
     x = rng.normal(size=(4, 4, 2)).astype(np.float32)  # Keras needs as many examples as steps here.
     expected = wrapper(x, training=True)
     signature = [tf.TensorSpec([None, None, 2])]
-    with pytest.raises(ValueError, match=r"within `tf.vectorized_map`.*'inner'.*layers.TimeDistributed"):
+    with pytest.raises(ValueError, match=r"`tf.vectorized_map` must not train.*'inner'.*layers.TimeDistributed"):
         tf.function(lambda x: wrapper(x, training=True), signature, autograph=False)(x)
     infer = tf.function(lambda x: wrapper(x, training=False), signature, autograph=False)
     assert_close(infer(x), expected)

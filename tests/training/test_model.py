@@ -521,7 +521,7 @@ def test_layers_may_be_wider_than_the_loss_and_each_other(rule, minibatches):
 def test_minibatches_that_do_not_divide_the_batch_are_an_error_that_says_so(minibatches, compiled):
     model = network(Feedback())
     model.compile(optimizer(), cross_entropy(), run_eagerly=not compiled, jit_compile=False, minibatches=minibatches)
-    with pytest.raises(ValueError, match=rf"`minibatches` must divide.*minibatches={minibatches}.*batch of 6"):
+    with pytest.raises(ValueError, match=rf"`minibatches` must divide.*Received {minibatches} and a batch of 6"):
         model.train_on_batch(*data(6))
 
 
@@ -679,7 +679,9 @@ def test_two_aligned_layers_of_one_name_are_refused():
     rule = Symmetric(self_=0.0, decay=0.2)
     parts = [keras.Model(inputs, layers.Dense(5, alignment=rule, name="same")(inputs), name=n) for n in "ab"]
     model = AlignedModel(inputs, parts[1](parts[0](inputs)))
-    with pytest.raises(ValueError, match=r"different names.*two layers named 'same'.*Example"):
+    with pytest.raises(
+        ValueError, match=r"`name` of aligned layers must be different.*two layers named 'same'.*Example"
+    ):
         model.compile(optimizer(), cross_entropy())
 
 
@@ -691,7 +693,7 @@ def test_optimizers_that_would_move_w_without_b_are_refused_for_kolen_pollack(op
     model = network(from_config(RULE_CONFIGS["kolen_pollack"]))
     with pytest.raises(
         ValueError,
-        match=r"`optimizer` must be one that moves W and B at every step with 'kolen_pollack'. Received .* Example",
+        match=r"'kolen_pollack' needs one optimizer .* Received .* Example",
     ):
         model.compile(MultiOptimizer([Momentum(0.1) for _ in range(optimizers)], scheduler), cross_entropy())
 
@@ -1071,5 +1073,5 @@ def test_metrics_of_a_subclass_are_reported(scheduler, run_eagerly):
 def test_the_steps_of_a_subclass_are_refused_under_a_strategy(kind, call, method):
     with two_replicas().scope():
         model = subclassed(kind)
-    with pytest.raises(ValueError, match=f"`{method}` of an AlignedModel cannot be overridden.*{kind.__name__}"):
+    with pytest.raises(ValueError, match=f"`{method}` of an AlignedModel must not be overridden.*{kind.__name__}"):
         getattr(model, call)(*data(), verbose=0)

@@ -1,6 +1,5 @@
 """The optimizers of a run have the options of its configuration."""
 
-import re
 from typing import ClassVar, Literal
 
 import keras
@@ -150,7 +149,7 @@ def test_a_model_that_does_not_fit_the_data_or_the_rule_is_one_line(model, align
         setup.build_model(config, 10, (8, 8, 1), 1)
     assert str(raised.value).startswith(message)
     assert "; found " in str(raised.value)
-    assert not re.search("Received|Example", str(raised.value))
+    assert "Example" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -246,7 +246,7 @@ UNSHARED = {
     ),
     "evaluation": (("evaluation={batch_size: 100}",), 8, "evaluation.batch_size: is shared by 8 replicas"),
     "statistics of the batch": (
-        ("model={name: wide_cnn, design: kmnist, width: 2}",), 8, "wide_cnn uses the statistics of the whole batch"
+        ("model={name: wide_cnn, design: kmnist, width: 2}",), 8, "it uses the statistics of the whole batch"
     ),
 }  # fmt: skip
 
