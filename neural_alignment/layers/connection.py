@@ -340,7 +340,7 @@ class KernelValues:
         """Returns the rows of a signal `(batch, ...)` from which R_l is computed."""
         state, size = self.state, signal.shape[0]
         batch = (tf.shape(signal)[0] if size is None else size) // state.rows
-        parts = state.minibatches * tf.distribute.get_strategy().num_replicas_in_sync
+        parts = state.parts * tf.distribute.get_strategy().num_replicas_in_sync
         used = self.connection.alignment.examples_used(batch, parts)
         return signal if used is batch else signal[: used * state.rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -21,6 +22,7 @@ from neural_alignment.errors import RunError
 from neural_alignment.keras_internals import all_layers, calls, has_graph, sublayers
 from neural_alignment.layers import AlignedLayer
 from neural_alignment.layers.base import known_shape, output_shape
+from neural_alignment.layers.connection import HALF
 from neural_alignment.operations import DenseMap
 from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import initial_state, setup
@@ -206,7 +208,7 @@ def _execution(config: Config) -> list[str]:
     return [f"{name:11} {line}" for name, line in lines.items()]
 
 
-def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int = 1) -> list[LayerCost]:
+def layer_costs(model: keras.Model, batch: int | None = None, parts: int = 1) -> list[LayerCost]:
     """Returns the cost of every connection of `model`, and of every other layer with products, such as one of Keras.
 
     A layer that contains aligned layers, such as an attention layer, has a row only for its other products, such as
@@ -216,7 +218,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
     Args:
         model: the network.
         batch: number of examples of a step. Default: R is counted as if it used all examples in every step.
-        minibatches: number of equal parts of a batch.
+        parts: number of equal parts of a batch, for minibatches and replicas.
     """
     uses = _Uses(model)
     rows = []
@@ -224,7 +226,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
         if not isinstance(layer, AlignedLayer):
             rows += _other_products(layer, uses)
             continue
-        rule, aligned = layer.alignment, layer.keeps_backward_kernel
+        rule, aligned, half = layer.alignment, layer.keeps_backward_kernel, tf.as_dtype(layer.compute_dtype) in HALF
         products = _products(layer)
         for connection, product in zip(layer.make_connections(), products, strict=True):
             rows.append(
@@ -234,7 +236,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
                     forward=_size(connection.kernel) + connection.bias_size,
                     backward=_size(connection.kernel) if aligned else 0,
                     product=product * uses.count[id(layer)],
-                    products=regulariser_products(rule) * _share(rule, batch, minibatches) if aligned else 0,
+                    products=regulariser_products(rule, half) * _share(rule, batch, parts) if aligned else 0,
                     interval=rule.interval if aligned and batch else 1,
                 )
             )
@@ -326,12 +328,36 @@ def _forward_products(layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: 
     return _counted(call, list(itertools.compress(leaves, symbolic)))
 
 
-def _share(rule: Alignment, batch: int | None, minibatches: int) -> float:
+def _share(rule: Alignment, batch: int | None, parts: int) -> float:
     """Returns the part of the examples of a step that R uses, averaged over steps of J + R."""
     if batch is None:
         return 1
-    part = batch // minibatches
-    return rule.examples_used(part, minibatches) / part / rule.interval
+    examples = batch // parts
+    return rule.examples_used(examples, parts) / examples / rule.interval
+
+
+def part_of_r(config: Config, replicas: int, losses: str) -> float:
+    """Returns the part of the floating-point operations in the products of a step that are those of R.
+
+    Args:
+        config: the configuration of the run.
+        replicas: number of replicas that share a batch.
+        losses: the losses that the step trains, a name of `StepModes.name`.
+
+    Raises:
+        DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
+    """
+    if not any(rule.learns and rule.reads_signals for rule in config.rules):
+        return 0.0  # Without building the model: R of kernels has no product with a batch.
+    model = setup.compiled_model(config, setup.data_facts(config), contextlib.nullcontext())
+    mode = model.step_modes.named(losses)
+    if not mode.r_runs:
+        return 0.0
+    rows = layer_costs(model, config.batch_size, replicas * config.optimization.minibatches)
+    due = [row for row in rows if mode.intervals is None or row.interval in mode.intervals]
+    of_r = sum(row.products * row.interval * row.product for row in due)
+    of_j = backpropagation_step(rows, model) if mode.j_runs else sum(row.product for row in rows)
+    return of_r / (of_r + of_j)
 
 
 def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
@@ -430,7 +456,7 @@ def _operations(product: Any) -> int:
 
 
 @cache
-def regulariser_products(rule: Alignment) -> int:
+def regulariser_products(rule: Alignment, half: bool = False) -> int:
     """Counts the products with a kernel that R_l and its gradients add to a step.
 
     The rule is traced on a small layer, and the products that R_l and its gradients depend on are counted. A new rule
@@ -438,6 +464,7 @@ def regulariser_products(rule: Alignment) -> int:
 
     Args:
         rule: the rule of one layer.
+        half: whether the network computes in half precision, so that R does not use the W^T x of J.
     """
     linear_map, inputs_shape, kernel_shape = _CountedMap(), (2, 4), (4, 3)
 
@@ -452,7 +479,7 @@ def regulariser_products(rule: Alignment) -> int:
                 backward_kernel,
                 bias,
                 tf.nn.relu,
-                projection,
+                None if half else projection,
                 update_forward=rule.trains_forward,
             )
             regulariser = rule(view)

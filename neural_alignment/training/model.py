@@ -124,6 +124,9 @@ class AlignedModel(InterceptedModel):
 
     _regulariser_tracker: RegulariserMean | None = None
 
+    _further_replicas = 1
+    """Number of devices that share a batch in a program of one of them, which has no strategy: see `hlo`."""
+
     # With these names of the arguments Keras saves a subclass as a functional model.
     def __init__(self, *args: Any, **kwargs: Any):
         if missing := [name for name in ("inputs", "outputs")[len(args) :] if kwargs.get(name) is None]:
@@ -457,12 +460,13 @@ class AlignedModel(InterceptedModel):
         """The losses that the steps of a compiled model train."""
         return self._step_modes
 
-    def hlo(self, batch: tuple[tf.TensorSpec, ...], mode: StepMode) -> bytes:
+    def hlo(self, batch: tuple[tf.TensorSpec, ...], mode: StepMode, replicas: int = 1) -> bytes:
         """Returns the XLA program of one step on one device, a serialized `HloModuleProto`. No step is made.
 
         Args:
-            batch: shapes and dtypes of the inputs and targets.
+            batch: shapes and dtypes of the inputs and targets on this device.
             mode: the losses that the step trains, one of the modes in `step_modes`.
+            replicas: number of devices that share the batch of the step.
         """
         self.take_initial_weights()
         self.build_metrics(batch)
@@ -472,7 +476,11 @@ class AlignedModel(InterceptedModel):
             self._watch.update(number, *self._replica_step(data, number, mode)[:2])
 
         function = tf.function(step, jit_compile=True, autograph=False)
-        return function.experimental_get_compiler_ir(*batch)(stage="hlo_serialized")
+        self._further_replicas = replicas
+        try:
+            return function.experimental_get_compiler_ir(*batch)(stage="hlo_serialized")
+        finally:
+            self._further_replicas = 1
 
     def _without_resting(self, gradients: Sequence[Any], targets: Sequence[Any], mode: StepMode) -> list[Any]:
         """Returns the gradients, with None for the kernels whose R_l is not computed in this step.
@@ -566,7 +574,8 @@ class AlignedModel(InterceptedModel):
 
     def _gradients(self, x, y, sample_weight, step, first_example, mode):
         """Runs the model forward and backward once. Arguments and result are those of `_batch_gradients`."""
-        options = {"step": step, "first_example": first_example, "minibatches": self._minibatches, "deferred": []}
+        options = {"step": step, "first_example": first_example, "deferred": []}
+        options |= {"parts": self._minibatches * self._further_replicas}
         options |= {"regularise": mode.r_runs, "intervals": mode.intervals}
         copies: list[tuple[Connection, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
