@@ -61,7 +61,8 @@ WHOLE_NETWORK = {
     "drtp": "alignment={rule: drtp, share_space: true}",
     "last_layer": "alignment.rule=last_layer",
 }
-"""Rule for a whole network, or of the paper on wide networks -> override of the configuration of backpropagation; empty if the rule has its own."""
+"""Rule for a whole network, or of the paper on wide networks -> override of the configuration of backpropagation; empty
+if the rule has its own."""
 
 SIGN = ", sign noise"
 """End of the name of a rule with this noise."""
