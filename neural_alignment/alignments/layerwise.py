@@ -9,8 +9,11 @@ postsynaptic activity (the criteria of Kunin et al. 2020).
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any, ClassVar, Literal
 
+import keras
 import pydantic
 import tensorflow as tf
 
@@ -20,6 +23,8 @@ from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
 from neural_alignment.errors import ArgumentError
 from optimizers import noise
+
+logger = logging.getLogger(__name__)
 
 Tensor = tf.Tensor
 
@@ -212,17 +217,20 @@ class KolenPollack(TrainedAlignment):
     """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B gets the update of W.
 
     `operations` computes the gradient of the angle primitive to B, with `tie_gradient`. `decay` must equal the weight
-    decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. In a layer
-    with the NTK parameterization, R reads B without the factor 1 / sqrt(fan-in), because the weight decay of W has no
-    such factor. With `update_forward` R decays W as well as B, so the weight decay of W must be 0. The published code
-    does not check this; there W would decay twice as fast as B.
+    decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. In a Keras
+    model the weight decay of W is its regulariser: `kernel_regularizer=keras.regularizers.L2(decay / 2)`. With
+    `decay=0`, the `weight_decay` of the optimizer may decay both kernels instead. In a layer with the NTK
+    parameterization, R reads B without the factor 1 / sqrt(fan-in), because the weight decay of W has no such factor.
+    With `update_forward` R decays W as well as B, so the weight decay of W must be 0. The published code does not check
+    this; there W would decay twice as fast as B.
     """
 
     rule: Literal["kolen_pollack"] = "kolen_pollack"
     tie_gradient: ClassVar[bool] = True
     decay: Weight
-    """Weight of the decay primitive. It must equal the top-level key `weight_decay`; with `update_forward`, which
-    requires `weight_decay: 0`, it may have any value or be a schedule."""
+    """Weight of the decay primitive. It must equal the weight decay of W: the top-level key `weight_decay`, or in a
+    Keras model twice the coefficient of the L2 regulariser of W. With `update_forward`, which requires a weight decay
+    of 0, it may have any value or be a schedule."""
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
@@ -234,6 +242,32 @@ class KolenPollack(TrainedAlignment):
             requirement = f"must be left out with {self.rule}, whose B gets the update of W at every step"
             raise ArgumentError("every", requirement, self.every)
         return self
+
+    def check_kernel(self, kernel: Any, layer: str) -> None:
+        """Checks that W and B decay equally. See `Alignment.check_kernel`.
+
+        A decay of W that is not known here, for example if it is that of the optimizer, is only a warning.
+        """
+        super().check_kernel(kernel, layer)
+        needed = 0.0 if self.update_forward else self.decay
+        found, is_number = _decay_of(kernel.regularizer), isinstance(needed, float)
+        if is_number and found is not None and math.isclose(found, needed, rel_tol=1e-5):
+            return
+        argument, regularizer = f"{kernel.name.removesuffix('_kernel')}_regularizer", _described(kernel.regularizer)
+        if is_number and found:
+            example = f"keras.regularizers.L2({needed / 2:g})" if needed else None
+            raise ValueError(
+                f"`{argument}` must decay W by {needed:g}, as {self.rule!r} requires, or B does not become W^T. "
+                f"Received {regularizer}, which decays W by {found:g}, in layer {layer!r}. "
+                f"Example: {argument}={example}."
+            )
+        if (self, regularizer) not in _warned:
+            _warned.add((self, regularizer))
+            message = (
+                "%r requires an equal decay of W and B, or B does not become W^T. Received decay=%s and %s=%s in layer "
+                "%r. Example: decay=0.1 and %s=keras.regularizers.L2(0.05)"
+            )
+            logger.warning(message, self.rule, self.decay, argument, regularizer, layer, argument)
 
     def check_run(self, config: Any) -> None:
         """Checks that W and B get the same updates. See `Alignment.check_run`."""
@@ -255,6 +289,25 @@ class KolenPollack(TrainedAlignment):
         if self.decay != config.weight_decay and not self.update_forward:
             requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, so that W and B decay equally"
             raise ArgumentError(f"{config.key_path(self)}.decay", requirement, self.decay)
+
+
+def _decay_of(regularizer: Any) -> float | None:
+    """Returns the factor c if the gradient of a regulariser of W is c W; None if its form is not known."""
+    if regularizer is None:
+        return 0.0
+    kinds = (keras.regularizers.L2, keras.regularizers.L1L2)
+    return 2 * float(regularizer.l2) if type(regularizer) in kinds and not getattr(regularizer, "l1", 0) else None
+
+
+def _described(regularizer: Any) -> str:
+    """Returns a regulariser as text, with the coefficient of L2."""
+    decay = _decay_of(regularizer)
+    named = "None" if regularizer is None else getattr(regularizer, "__name__", type(regularizer).__name__)
+    return f"L2({decay / 2:g})" if decay else named
+
+
+_warned: set[tuple[KolenPollack, str]] = set()
+"""The rules, with regularisers of W, of which there was a warning: one for all layers with the same mistake."""
 
 
 def _half_energy(kernel: Tensor) -> Tensor:

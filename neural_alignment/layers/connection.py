@@ -124,14 +124,9 @@ class Connection:
 
         Raises:
             ValueError: if B needs an independent draw and the initializer gives all entries of W the same value, or if
-                the rule ties the updates of B and W and W has a constraint.
+                the rule cannot be combined with the constraint or the regulariser of W.
         """
-        if self.alignment.tie_gradient and self.kernel.constraint is not None:
-            raise ValueError(
-                f"{self.alignment.rule!r} gives B the updates of W, so {self.kernel_name!r} must have no constraint, "
-                f"which would change only W. Received {type(self.kernel.constraint).__name__} in layer {self.name!r}. "
-                "Example: kernel_constraint=None."
-            )
+        self.alignment.check_kernel(self.kernel, self.name)
         starts_at_forward = self.alignment.starts_at_forward
 
         def draw(shape, dtype=None):

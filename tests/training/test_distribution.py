@@ -74,8 +74,8 @@ def batches():
 def network(rule, synchronized=True):
     """Returns a convolution, batch normalisation and a dense layer; only the dense layer if `synchronized` is None."""
     keras.utils.set_random_seed(1)
-    l2 = keras.regularizers.L2(0.01)
-    options = {"alignment": rule, "kernel_regularizer": l2}
+    decay = rule.decay if rule is not None and rule.tie_gradient else 0.02
+    options = {"alignment": rule, "kernel_regularizer": keras.regularizers.L2(decay / 2)}
     x = inputs = keras.Input((6, 6, 2))
     if synchronized is not None:
         x = layers.Conv2D(4, 3, strides=2, alignment_activation="relu", use_bias=False, name="conv", **options)(x)

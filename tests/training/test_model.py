@@ -405,8 +405,8 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
     x, y = data(6)
     ends = []
     for parts in (1, minibatches):
-        penalty = {"kernel_regularizer": keras.regularizers.L2(0.01)}
-        model = network(from_config(RULE_CONFIGS[rule]), **penalty)
+        decay = RULE_CONFIGS[rule]["decay"] if rule == "kolen_pollack" else 0.02
+        model = network(from_config(RULE_CONFIGS[rule]), kernel_regularizer=keras.regularizers.L2(decay / 2))
         start = model.get_weights()
         pair = MultiOptimizer([Momentum(0.1)]) if rule == "kolen_pollack" else optimizer()
         model.compile(pair, cross_entropy(), metrics=["accuracy"], run_eagerly=True, minibatches=parts)
