@@ -79,9 +79,11 @@ class AlignedModel(InterceptedModel):
     this time. A custom optimizer of this kind needs the class attribute `copies_weights = True`.
 
     A subclass may have a custom `train_step`, `test_step`, `compute_loss` or `compute_metrics`, as in Keras: `fit` and
-    `evaluate` call it. Under a distribution strategy this is an error, except for `compute_loss`. The metric of R is
-    not in `metrics`, whose `update_state` such a step may call with targets and outputs; a step that returns
-    `self.get_metrics_result()` also reports R.
+    `evaluate` call it. Under a distribution strategy this is an error, except for `compute_loss`. A `train_step` that
+    calls `super().train_step(data)` trains as described here. One that does not trains J + R, as in other Keras models:
+    its `compute_loss` includes R, which is not reported separately, and rules for a whole network and rules with
+    `every` are refused. The metric of R is not in `metrics`, whose `update_state` such a step may call with targets and
+    outputs.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
@@ -98,6 +100,9 @@ class AlignedModel(InterceptedModel):
     graphs: Any = None
 
     _regulariser_tracker: RegulariserMean | None = None
+
+    _calls_train_step = False
+    """Whether `train_step` of this class is called, so that a step has a metric of R."""
 
     # With these names of the arguments Keras saves a subclass as a functional model.
     def __init__(self, *args: Any, **kwargs: Any):
@@ -167,6 +172,7 @@ class AlignedModel(InterceptedModel):
         if self._regulariser_tracker is not None:  # Keras would track that of an earlier `compile` as well.
             keras_internals.untrack(self, self._regulariser_tracker)
         self._regulariser_tracker = RegulariserMean(intervals)
+        self._calls_train_step = False
         self._watch = FiniteWatch([each.name for each in trained])
 
     @property
@@ -183,6 +189,8 @@ class AlignedModel(InterceptedModel):
     def get_metrics_result(self) -> dict[str, Tensor]:
         """Returns the values of the metrics of J and R, by name."""
         ours = self._regulariser_tracker
+        if self._is_replaced("train_step") and not self._calls_train_step:
+            ours = None
         return {**super().get_metrics_result(), **({} if ours is None else {ours.name: ours.result()})}
 
     def reset_metrics(self) -> None:
@@ -332,11 +340,7 @@ class AlignedModel(InterceptedModel):
             ValueError: if it has and there is a distribution strategy. Keras calls such a step on each replica, where
                 an `AlignedModel` cannot choose the losses of the step.
         """
-        custom = [
-            method
-            for method in (step, "compute_metrics")
-            if getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
-        ]
+        custom = [method for method in (step, "compute_metrics") if self._is_replaced(method)]
         if custom and self._distributed:
             raise ValueError(
                 f"`{custom[0]}` of an AlignedModel cannot be overridden under a distribution strategy. Received "
@@ -344,6 +348,10 @@ class AlignedModel(InterceptedModel):
                 "Example: override `compute_loss` instead, or use no strategy."
             )
         return bool(custom)
+
+    def _is_replaced(self, method: str) -> bool:
+        """Whether a subclass, or the model itself, has a custom version of a method."""
+        return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
 
     @property
     def _distributed(self) -> bool:
@@ -361,6 +369,7 @@ class AlignedModel(InterceptedModel):
             The metrics so far, as `compute_metrics` returns them.
         """
         self.take_initial_weights()
+        self._calls_train_step = True
         results = self._step(data)
         return self.get_metrics_result() if self._distributed else results
 

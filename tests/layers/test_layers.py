@@ -32,6 +32,7 @@ from helpers import (
 
 from neural_alignment import layers
 from neural_alignment.alignments import (
+    AlignAda,
     AlignProp,
     Feedback,
     Information,
@@ -44,6 +45,7 @@ from neural_alignment.alignments import (
     from_config,
 )
 from neural_alignment.alignments.pathways import draw_noise, noise_key
+from neural_alignment.models.rnn import Recurrent
 from neural_alignment.training import AlignedModel
 from optimizers import Momentum, MultiOptimizer
 
@@ -792,6 +794,26 @@ def test_what_would_replace_the_kernel_is_refused_later_too(method):
     layer.build((None, 4))
     with pytest.raises(ValueError, match=f"`{method}` must not be called on an aligned layer.*'late'.*Example"):
         getattr(layer, method)("int8" if method == "quantize" else 4)
+
+
+HOLDERS = {
+    "dense": lambda rule: layers.Dense(3, alignment=rule, name="late"),
+    "attention": lambda rule: layers.MultiHeadAttention(2, 3, alignment=rule, name="late"),
+    "recurrent": lambda rule: Recurrent(3, 2, alignment=rule, name="late"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+@pytest.mark.parametrize("built", [False, True])
+def test_the_rule_of_a_layer_is_that_of_its_constructor(kind, built):
+    """A built layer has no B for another rule, and the constructor checks its arguments with the rule."""
+    for first, later in ((None, AlignAda()), (AlignAda(), None)):
+        layer = HOLDERS[kind](first)
+        if built:
+            layer.build((None, 4, 5), *([(None, 4, 5)] if kind == "attention" else []))
+        with pytest.raises(ValueError, match=r"^`alignment` must not be changed .* for layer 'late' with .*Example"):
+            layer.alignment = later
+        assert layer.alignment == first
 
 
 # Inputs that are not dense floats.

@@ -127,7 +127,7 @@ def test_combinations_without_a_meaning_are_refused_in_one_line():
         AlignedModel(recurrent.input, recurrent.output)
     with pytest.raises(ValueError, match="`alignment` of a recurrent layer"):
         models.rnn(3, 2, (4, 1), alignment=Feedback())
-    with pytest.raises(ValueError, match=r"`alignment` of a recurrent layer must be a rule .* Received \[AlignAda"):
+    with pytest.raises(ValueError, match=r"`alignment` must be a rule of .* Received \[AlignAda"):
         models.rnn(3, 2, (4, 1), alignment=[AlignAda()])
     with pytest.raises(
         ValueError, match=r"`alignment` must be a rule, a list of rules, or None\. Received 'align_ada'"
