@@ -373,7 +373,10 @@ class Alignment(Options):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l, a scalar."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `__call__(self, view)`, which returns R_l. Received a rule without it. "
+            "Example: return tf.reduce_sum(view.backward_kernel**2)."
+        )
 
     def carried_kernel(self, kernels: KernelView) -> Tensor:
         """Returns the kernel through which the error travels, in the layout of W. By default it is B itself.

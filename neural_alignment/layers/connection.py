@@ -159,6 +159,23 @@ class Connection:
             )
             setattr(self.layer, f"_step{self._suffix}", step)
 
+    def check_gradient(self, gradient: Any) -> None:
+        """Checks that R_l, if it trains B, depends on B.
+
+        Args:
+            gradient: the gradient of R_l to B, or None.
+
+        Raises:
+            ValueError: if R_l must have a gradient and has none.
+        """
+        is_fixed = not (self.layer.trainable and self.stored_backward_kernel.trainable)
+        if gradient is None and not is_fixed and not self.alignment.tie_gradient:
+            raise ValueError(
+                f"R_l of rule {self.alignment.rule!r} must depend on the backward kernel, which it trains. Received an "
+                f"R_l without a gradient to that of layer {self.name!r}. "
+                "Example: tf.reduce_sum(view.backward_kernel**2)."
+            )
+
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing."""
         if not self.alignment.starts_at_forward:

@@ -569,6 +569,9 @@ class AlignedModel(InterceptedModel):
             gradients.values[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 gradients.add_of_r(connection.kernel, gradient)
+            for each in connections(self):
+                if each.name in state.losses:
+                    each.check_gradient(gradients.of(each.stored_backward_kernel))
         before = gradients.present()
         for term in state.deferred:
             value, before = self._add_deferred(gradients, term, before)
@@ -617,6 +620,7 @@ class AlignedModel(InterceptedModel):
             total = self.optimizer.scale_loss(value / replicas())
         with tf.control_dependencies(before):
             found = tape.gradient(total, term.kernels)
+        term.connection.check_gradient(found["backward"])
         variables = {"backward": term.connection.stored_backward_kernel, "forward": term.connection.kernel}
         for name, gradient in found.items():
             gradients.add_of_r(variables[name], gradient)

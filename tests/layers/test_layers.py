@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -680,13 +680,61 @@ def test_an_r_that_is_not_a_scalar_is_refused(shape, inside):
 
 
 @pytest.mark.parametrize("function", [tf.reduce_sum, lambda b: 0.5], ids=["tensor", "number"])
-def test_an_r_that_is_a_tensor_or_a_number_trains(function):
+def test_an_r_may_be_a_tensor_or_a_number(function):
+    layer = layers.Dense(2, alignment=Returning(function=function), name="dense")
+    with forward_pass() as state:
+        layer(np.ones((4, 3), np.float32), training=True)
+    assert_close(state.losses["dense"], float(function(layer.backward_kernel)), "float32")
+
+
+class ReadingWrongly(SignalAlignment):
+    """A rule that reads signals, whose R_l is a function of the forward kernel or of a B without a gradient."""
+
+    rule: Literal["reading_wrongly"] = "reading_wrongly"
+    function: Any
+
+    def __call__(self, view):
+        return tf.reduce_mean(view.inputs) * self.function(view)
+
+
+INDEPENDENT = {
+    "a number": lambda view: 0.5,
+    "of W": lambda view: tf.reduce_sum(view.forward_kernel),
+    "behind a stop": lambda view: tf.reduce_sum(tf.stop_gradient(view.backward_kernel)),
+}
+
+
+class FromKernels(ReadingWrongly):
+    """The same without signals."""
+
+    reads_signals: ClassVar[bool] = False
+    rule: Literal["from_kernels"] = "from_kernels"
+
+    def __call__(self, view):
+        return self.function(view)
+
+
+def model_of_two(kind, rule):
+    """Returns a compiled model in which only the second layer has the rule."""
     inputs = keras.Input((3,))
-    model = AlignedModel(inputs, layers.Dense(2, alignment=Returning(function=function))(inputs))
+    first = layers.Dense(3, alignment=Symmetric(self_=0.1, decay=0.1), name="right")(inputs)
+    model = kind(inputs, layers.Dense(2, alignment=rule, name="wrong")(first))
     model.compile(MultiOptimizer([Momentum(0.1)]), "mse", jit_compile=False)
-    b = model.layers[-1].backward_kernel.numpy()
-    found = model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)), return_dict=True)
-    assert found["regulariser"] == pytest.approx(float(function(b)), rel=1e-6)
+    return model
+
+
+@pytest.mark.parametrize("update_forward", [False, True])
+@pytest.mark.parametrize("kind", [ReadingWrongly, FromKernels])
+@pytest.mark.parametrize("form", INDEPENDENT)
+def test_an_r_that_does_not_depend_on_b_is_refused(form, kind, update_forward):
+    """B would keep its initial value without a message."""
+    x, y = np.ones((4, 3)), np.ones((4, 2))
+    model = model_of_two(AlignedModel, kind(function=INDEPENDENT[form], update_forward=update_forward))
+    name = kind.model_fields["rule"].default
+    with pytest.raises(ValueError, match=rf"^R_l of rule '{name}' must depend on .* of layer 'wrong'"):
+        model.train_on_batch(x, y)
+    model.get_layer("wrong").trainable = False  # Then R_l trains nothing.
+    model.train_on_batch(x, y)
 
 
 def freeze_layer(layer):
