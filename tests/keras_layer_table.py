@@ -5,9 +5,9 @@ import inspect
 from pathlib import Path
 
 import keras
-from page_tables import replace_table
 
 from neural_alignment.layers import ALIGNED_FORMS
+from neural_alignment.papers.pages import replace_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "layers.md"
 

@@ -4,7 +4,7 @@ import csv
 import statistics
 from pathlib import Path
 
-from page_tables import replace_table
+from neural_alignment.papers.pages import replace_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"

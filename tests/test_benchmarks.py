@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_close, assert_differs, exhaustive_unless
-from page_tables import table_in
 
 from benchmarks import (
     common,
@@ -30,6 +29,7 @@ from benchmarks import (
     steps,
 )
 from neural_alignment.alignments import RULES
+from neural_alignment.papers.pages import table_in
 
 FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
 

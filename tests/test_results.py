@@ -8,8 +8,9 @@ from pathlib import Path
 import lab_rates
 import pytest
 import rules_tables
-from page_tables import table_in
 from rules_tables import cell, column, runs
+
+from neural_alignment.papers.pages import table_in
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -19,7 +19,7 @@ from neural_alignment.reporting import Artifact, Row, Spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RULES = {
+SEEDS_BY_RULE = {
     "backprop": (0, 1, 2),
     "symmetric": (0, 1, 2),
     "information": (0,),
@@ -31,7 +31,9 @@ RULES = {
 }
 """Name of a file in configs/cifar10/full -> its seeds, in the order of the table and of the queue: long runs first."""
 
-LOOKS = {rule: replace(RULE_STYLES[rule], label=RULE_STYLES[rule].label.removesuffix(", TPE")) for rule in RULES}
+LOOKS = {
+    rule: replace(RULE_STYLES[rule], label=RULE_STYLES[rule].label.removesuffix(", TPE")) for rule in SEEDS_BY_RULE
+}
 LOOKS["weight_mirror_adam"] = replace(LOOKS["weight_mirror_adam"], label="weight mirror (WM+AD)")
 """Rule -> its name and the look of its lines."""
 
@@ -53,7 +55,9 @@ REMARK = (
 
 def cells() -> list[Cell]:
     """Returns the runs of each rule."""
-    return [Cell(f"cifar10/full/{rule}.yaml", rule, {"rule": rule}, seeds=seeds) for rule, seeds in RULES.items()]
+    return [
+        Cell(f"cifar10/full/{rule}.yaml", rule, {"rule": rule}, seeds=seeds) for rule, seeds in SEEDS_BY_RULE.items()
+    ]
 
 
 def make(source: Source) -> Artifact:
@@ -141,7 +145,7 @@ def _over_training(course: Sequence[Row], column: str, label: str, title: str, l
 
 def _accuracy(rows: Sequence[Row]) -> Panel:
     """Returns a panel of the test accuracy of each run, a line per rule from top to bottom."""
-    names = list(RULES)
+    names = list(SEEDS_BY_RULE)
 
     def draw(axis: Axes) -> None:
         for row in rows:

@@ -1,7 +1,8 @@
 """Every Keras layer with weights is aligned, or the page says why not."""
 
 from keras_layer_table import PAGE, REASONS, aligned_layers, layers_with_weights, table
-from page_tables import table_in
+
+from neural_alignment.papers.pages import table_in
 
 
 def test_every_keras_layer_with_weights_is_aligned_or_has_a_reason():

@@ -23,12 +23,12 @@ def load(rule):
 
 
 def test_every_rule_has_a_file_and_seed_0_and_two_have_three_seeds():
-    assert {path.stem for path in lab_rates.FULL.glob("*.yaml")} == set(cifar10.RULES)
-    assert all(seeds[0] == 0 for seeds in cifar10.RULES.values())
-    assert {rule for rule, seeds in cifar10.RULES.items() if len(seeds) == 3} == {"backprop", "symmetric"}
+    assert {path.stem for path in lab_rates.FULL.glob("*.yaml")} == set(cifar10.SEEDS_BY_RULE)
+    assert all(seeds[0] == 0 for seeds in cifar10.SEEDS_BY_RULE.values())
+    assert {rule for rule, seeds in cifar10.SEEDS_BY_RULE.items() if len(seeds) == 3} == {"backprop", "symmetric"}
 
 
-@pytest.mark.parametrize("rule", cifar10.RULES)
+@pytest.mark.parametrize("rule", cifar10.SEEDS_BY_RULE)
 def test_rules_differ_only_in_what_the_lab_has_and_train_on_all_images(rule):
     own, plain = load(rule), load("backprop")
     for part in ("epochs", "batch_size", "data", "model", "evaluation"):
@@ -49,7 +49,7 @@ def test_rules_differ_only_in_what_the_lab_has_and_train_on_all_images(rule):
     assert lab.epochs * 5_000 // lab.batch_size == lab_rates.LAB_STEPS
 
 
-@pytest.mark.parametrize("rule", cifar10.RULES)
+@pytest.mark.parametrize("rule", cifar10.SEEDS_BY_RULE)
 def test_the_rates_are_those_of_the_lab(rule):
     if not lab_rates.chosen():
         pytest.skip("results/two_routes/rates.csv is not yet made")
@@ -135,7 +135,7 @@ def test_the_table_of_the_results_follows_from_the_file():
     for row in rows_of_results():
         by_rule.setdefault(row["rule"], []).append(100 * float(row["test_top1"]))
     lines = {line.split("|")[1].strip(): line for line in pages.table_in(ROOT / "docs" / "results.md", "cifar10/full")}
-    for rule in cifar10.RULES:
+    for rule in cifar10.SEEDS_BY_RULE:
         line = lines[cifar10.LOOKS[rule].label]
         values = by_rule.get(rule, ())
         if not values:

@@ -1,7 +1,9 @@
 """Claims that are judged by result files, and their tables in pages."""
 
+import ast
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import scipy.stats
@@ -222,3 +224,14 @@ def test_a_command_writes_its_table_to_the_pages_of_the_guide_and_nowhere_else(t
     text = commands.make(item, Source("paper", "runs", "configs", "results/p"), None)
     assert pages.table_in(page, "p/claims")[-1] == "| 2, S2 | b |"
     assert text.endswith("written: results/p/table_claims.csv, results/p/table_claims.md, docs/page.md\n")
+
+
+def test_published_tables_are_csv_files():
+    typed = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in Path(commands.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("PUBLISHED")
+        if isinstance(node.value, ast.Dict | ast.Tuple | ast.List)
+    ]
+    assert typed == []

@@ -30,16 +30,16 @@ def plan_of(rule):
 
 
 def test_every_rule_has_a_search_with_the_same_budget_and_a_seed_that_no_table_reports():
-    assert {path.stem for path in SEARCHES.glob("*.yaml")} == set(rates.RULES)
-    assert {path.stem for path in lab_rates.LAB.glob("*.yaml")} == {*rates.RULES, "weight_mirror_akrout"}
+    assert {path.stem for path in SEARCHES.glob("*.yaml")} == set(rates.LAB_SEARCHED)
+    assert {path.stem for path in lab_rates.LAB.glob("*.yaml")} == {*rates.LAB_SEARCHED, "weight_mirror_akrout"}
     keys = ("algorithm", "trials", "epochs", "seed", "startup_trials")
-    budgets = {tuple(getattr(plan_of(rule), key) for key in keys) for rule in rates.RULES}
+    budgets = {tuple(getattr(plan_of(rule), key) for key in keys) for rule in rates.LAB_SEARCHED}
     [(algorithm, _, epochs, seed, _)] = budgets
     assert (algorithm, epochs) == ("tpe", None)
     assert seed not in runs.SEEDS
 
 
-@pytest.mark.parametrize("rule", rates.RULES)
+@pytest.mark.parametrize("rule", rates.LAB_SEARCHED)
 def test_shared_settings_have_the_same_ranges_and_r_has_a_rate_if_b_is_trained(rule):
     space, shared = plan_of(rule).checked_space(), plan_of("backprop").checked_space()
     assert space.sampled.keys() <= rates.SETTINGS.keys()
@@ -53,7 +53,7 @@ def test_shared_settings_have_the_same_ranges_and_r_has_a_rate_if_b_is_trained(r
     assert all(isinstance(kind, LogUniform) for kind in space.sampled.values())
 
 
-@pytest.mark.parametrize("rule", rates.RULES)
+@pytest.mark.parametrize("rule", rates.LAB_SEARCHED)
 def test_a_trial_is_a_run_of_the_lab_that_is_judged_on_other_images(rule):
     plan = plan_of(rule)
     base, own = plans.base_config(plan), configuration.load(lab_rates.LAB / f"{rule}.yaml")
@@ -110,7 +110,7 @@ def searched(tmp_path):
 
 def test_the_table_has_the_best_trial_of_each_finished_search(searched, tmp_path):
     search, table = searched
-    assert table().text.count("not yet run") == len(rates.RULES)
+    assert table().text.count("not yet run") == len(rates.LAB_SEARCHED)
     search("backprop")
     search("symmetric")
     artifact = table()
@@ -129,7 +129,7 @@ def test_the_table_has_the_best_trial_of_each_finished_search(searched, tmp_path
             if best[name]:
                 assert rows[rule, name]["value"] == pytest.approx(float(best[name]), rel=5e-3)
                 assert rows[rule, name]["seed"] == 100
-    assert artifact.text.count("not yet run") == len(rates.RULES) - 2
+    assert artifact.text.count("not yet run") == len(rates.LAB_SEARCHED) - 2
 
 
 @pytest.mark.parametrize(("value", "marked"), [(0.0484, True), (0.045, True), (0.04, False), (0.0011, True)])
@@ -138,7 +138,7 @@ def test_values_at_an_end_of_their_range_are_marked(value, marked):
     assert rates._is_at_an_end(plan_of("activation"), row) is marked
     line = rates._table(
         [{**row, "rule": "activation", "score": 0.4, "trials": 20, "seconds": 60.0}],
-        dict.fromkeys(rates.RULES, ""),
+        dict.fromkeys(rates.LAB_SEARCHED, ""),
         {("activation", row["setting"])} if marked else (),
     )
     assert (f"{value:g} * |" in line) is marked
@@ -161,7 +161,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     monkeypatch.setattr(lab_rates, "RATES", tmp_path / "rates.csv")
     monkeypatch.setattr(lab_rates, "PAGE", Path(shutil.copy(lab_rates.PAGE, tmp_path)))
     rows = ["rule,setting,value,trials,score,seconds"]
-    for rule in rates.RULES:
+    for rule in rates.LAB_SEARCHED:
         sampled = plan_of(rule).checked_space().sampled
         rows += [f"{rule},{name},{2.5e-05 + place:g},20,0.4,60" for place, name in enumerate(sampled)]
     (tmp_path / "rates.csv").write_text("\n".join(rows))
@@ -172,7 +172,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     full = configuration.load(lab_rates.FULL / "kolen_pollack.yaml")
     assert full.weight_decay == full.alignment.decay == pytest.approx(1.000025 / 5.85, rel=1e-3)
     assert full.optimization.forward.learning_rate == 2.5e-05
-    for rule in rates.RULES:
+    for rule in rates.LAB_SEARCHED:
         check(rule)
         config = configuration.load(lab_rates.LAB / f"{rule}.yaml")
         before = configuration.load(f"{CONFIGS}/lab/two_routes/{rule}.yaml")
@@ -240,7 +240,7 @@ def test_figure_s2_of_the_results_has_all_trials_by_tpe_of_the_comparison():
         assert row["mean"] == pytest.approx(sum(scores) / len(scores))
 
 
-@pytest.mark.parametrize("rule", rates.RULES)
+@pytest.mark.parametrize("rule", rates.LAB_SEARCHED)
 def test_the_configurations_of_the_lab_have_the_chosen_rates(rule):
     if not lab_rates.chosen():
         pytest.skip("results/two_routes/rates.csv is not yet made")
@@ -277,7 +277,7 @@ def test_the_page_has_the_time_of_the_runs():
 def test_the_command_of_all_searches_names_every_rule():
     lines = (ROOT / "Makefile").read_text().replace("\\\n", " ").splitlines()
     [line] = [line for line in lines if line.startswith("LAB_RULES := ")]
-    assert sorted(line.split()[2:]) == sorted(rates.RULES)
+    assert sorted(line.split()[2:]) == sorted(rates.LAB_SEARCHED)
 
 
 def test_a_setting_that_a_file_does_not_have_is_an_error():

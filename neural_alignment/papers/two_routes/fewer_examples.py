@@ -14,7 +14,7 @@ from neural_alignment.papers.tables import chosen, grouped, spread, table
 from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, SEEDS, lab_cell
 from neural_alignment.reporting import Artifact, Row, Spread
 
-RULES = ("activation", "weight_mirror", "weight_mirror_adam", "information")
+AVERAGED_RULES = ("activation", "weight_mirror", "weight_mirror_adam", "information")
 """Rules whose R is a mean over examples."""
 
 FRACTIONS = (1.0, 0.5, 0.25, 0.125)
@@ -32,7 +32,7 @@ REMARK = (
 
 def plan() -> Profiles:
     """Returns the runs of each rule with each fraction; with the whole batch they are those of Tables 3 and 4."""
-    return {"lab": [_cell(rule, fraction) for rule in RULES for fraction in FRACTIONS]}
+    return {"lab": [_cell(rule, fraction) for rule in AVERAGED_RULES for fraction in FRACTIONS]}
 
 
 def _cell(rule: str, fraction: float) -> Cell:

@@ -17,7 +17,7 @@ from neural_alignment.reporting import Artifact, Row, write
 from neural_alignment.search import plan as plans
 from neural_alignment.search.records import Trial, best_of, read_trials
 
-RULES = tuple(rule for rule in RULE_STYLES if rule != "weight_mirror_akrout")
+LAB_SEARCHED = tuple(rule for rule in RULE_STYLES if rule != "weight_mirror_akrout")
 """Rules that have a search in configs/search/lab/two_routes. WM (Akrout) has the published code's default for R."""
 
 SETTINGS = {
@@ -55,7 +55,7 @@ def make(source: Source) -> Artifact | None:
     trials: list[Row] = []
     states: dict[str, str] = {}
     at_an_end: set[tuple[str, str]] = set()
-    for rule in RULES:
+    for rule in LAB_SEARCHED:
         found = search_in(f"{source.folder}/{rule}")
         if found is None:
             states[rule] = "not yet run"
@@ -70,14 +70,14 @@ def make(source: Source) -> Artifact | None:
             at_an_end |= {(rule, row["setting"]) for row in own if _is_at_an_end(plan, row)}
     write(Artifact(TRIAL_COLUMNS, trials, ""), f"{source.output}/rates_trials")
     text = "\n\n".join([_table(rows, states, at_an_end), REMARK])
-    panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in RULES]
+    panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in LAB_SEARCHED]
     return drawn(
         rows,
         text,
         panels,
         (9, 1.7 * len(panels)),
         COLUMNS,
-        ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in RULES],
+        ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in LAB_SEARCHED],
     )
 
 
@@ -87,10 +87,10 @@ def check(source: Source) -> None:
     Raises:
         RunError: if none has, or a search directory is damaged.
     """
-    if not any(search_in(f"{source.folder}/{rule}") for rule in RULES):
+    if not any(search_in(f"{source.folder}/{rule}") for rule in LAB_SEARCHED):
         raise RunError(
-            f"{source.folder}: has no search of a rule, such as {source.folder}/{RULES[0]}; `neural-alignment search "
-            f"lab/two_routes/{RULES[0]} --search-dir {source.folder}/{RULES[0]}` makes one"
+            f"{source.folder}: has no search of a rule, such as {source.folder}/{LAB_SEARCHED[0]}; `neural-alignment "
+            f"search lab/two_routes/{LAB_SEARCHED[0]} --search-dir {source.folder}/{LAB_SEARCHED[0]}` makes one"
         )
 
 
@@ -135,7 +135,7 @@ def _table(rows: Sequence[Row], states: Mapping[str, str], at_an_end: Collection
         at_an_end: rule and setting of the values that are marked, because they are at an end of their range.
     """
     lines = []
-    for rule in RULES:
+    for rule in LAB_SEARCHED:
         own = chosen(rows, rule=rule)
         values = {row["setting"]: f"{row['value']:g}" + " *" * ((rule, row["setting"]) in at_an_end) for row in own}
         line = {"rule": RULE_STYLES[rule].label, **{setting: values.get(setting, "-") for setting in SETTINGS}}

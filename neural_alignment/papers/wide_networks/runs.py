@@ -416,11 +416,6 @@ WIDER = (1024, 2048)
 """Further widths of the published seed, which take an hour or more each."""
 
 
-def wider() -> list[Pieces]:
-    """Returns a recurrent network for each rule and each of the further widths."""
-    return recurrent(widths=WIDER)
-
-
 def recurrent(epochs: int = EPOCHS, widths: Sequence[int] = WIDTHS) -> list[Pieces]:
     """Returns a recurrent network for each rule, width and seed."""
     return [

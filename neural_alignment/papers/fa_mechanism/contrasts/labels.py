@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 
+from neural_alignment.papers import published
 from neural_alignment.papers.claims import ResultFiles, Seeds, difference, seeds_by
 from neural_alignment.papers.fa_mechanism.contrasts import Cases, Find, by_layer, ends, own, turn
 from neural_alignment.papers.fa_mechanism.runs import HIDDEN, STEPS
@@ -42,7 +43,7 @@ def turn_without_labels(name: str) -> Find:
     return lambda files: by_layer(lambda layer: own(label_turn(files, name, 1, layer)))
 
 
-PUBLISHED_RELABELLED = {0: 22, 0.5: 35, 1: 90}
+PUBLISHED_RELABELLED = {row["fraction"]: row["test_error_percent"] for row in published.read("fa_mechanism/relabelled")}
 """Part of the labels -> test error of the published code, percent."""
 
 
@@ -51,9 +52,9 @@ def relabelled_errors(name: str) -> Find:
 
     def find(files: ResultFiles) -> Cases:
         found = {}
-        for fraction, published in PUBLISHED_RELABELLED.items():
+        for fraction, expected in PUBLISHED_RELABELLED.items():
             errors = ends(files.rows(name, fraction=fraction), "epoch", "test_error_percent")[1]
-            found[PARTS[fraction]] = Spread([error - published for error in errors.values()])
+            found[PARTS[fraction]] = Spread([error - expected for error in errors.values()])
         return found
 
     return find

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from neural_alignment.papers import published
 from neural_alignment.papers.claims import ResultFiles, Seeds, difference, paired, seeds_by
 from neural_alignment.papers.fa_mechanism.contrasts import FIRST, LAST, Cases, Find, aligned, by_layer, ends, own, turn
 from neural_alignment.papers.fa_mechanism.runs import HIDDEN, STEPS
@@ -26,15 +27,15 @@ def beyond_unrelated_signals(condition: str) -> Find:
     return lambda files: {"": difference(open_loop(files, condition)[0], open_loop(files, "neither")[0])}
 
 
-PUBLISHED_LOOP = {"constant": 52.6, "cross_correlated": 2.1, "neither": 90.1}
+PUBLISHED_LOOP = {row["condition"]: row["angle_degrees"] for row in published.read("fa_mechanism/open_loop")}
 """Signals -> final angle of the published code at the rate of the text, degrees."""
 
 
 def open_loop_differences(files: ResultFiles) -> Cases:
     """Returns our final angles minus those of the published code."""
     return {
-        condition.replace("_", "-"): Spread([angle - published for angle in open_loop(files, condition)[1].values()])
-        for condition, published in PUBLISHED_LOOP.items()
+        condition.replace("_", "-"): Spread([angle - expected for angle in open_loop(files, condition)[1].values()])
+        for condition, expected in PUBLISHED_LOOP.items()
     }
 
 

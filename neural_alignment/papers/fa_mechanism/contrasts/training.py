@@ -135,7 +135,7 @@ def spikes(condition: str) -> Find:
 # Figure S8.
 
 
-RATES, SMOOTHINGS, RULES = (0.0005, 0.0003), (0, 0.05), {"bp": "BP", "bp_trw": "BP-TRW"}
+RATES, SMOOTHINGS, RULE_TITLES = (0.0005, 0.0003), (0, 0.05), {"bp": "BP", "bp_trw": "BP-TRW"}
 
 
 def sensitivity(files: ResultFiles, rule: str, gamma: float | None, smoothing: float, rate: float) -> Seeds:
@@ -146,7 +146,7 @@ def sensitivity(files: ResultFiles, rule: str, gamma: float | None, smoothing: f
 
 def setting(rule: str, smoothing: float, rate: float) -> str:
     """Returns the text of a setting of Figure S8."""
-    return f"{RULES[rule]}, rate {rate:g}{', LS' if smoothing else ''}"
+    return f"{RULE_TITLES[rule]}, rate {rate:g}{', LS' if smoothing else ''}"
 
 
 def gamma_contrast(rules: Sequence[str], first: float | None, second: float | None) -> Find:
@@ -166,14 +166,16 @@ def range_reduction(files: ResultFiles) -> Cases:
         found = {seed: [each[seed] for each in errors] for seed in errors[0] if all(seed in each for each in errors)}
         return {seed: max(each) - min(each) for seed, each in found.items()}
 
-    return {text: difference(*(ranges(rule, smoothing) for smoothing in SMOOTHINGS)) for rule, text in RULES.items()}
+    return {
+        text: difference(*(ranges(rule, smoothing) for smoothing in SMOOTHINGS)) for rule, text in RULE_TITLES.items()
+    }
 
 
 def smoothing_gain(files: ResultFiles) -> Cases:
     """Returns how much lower the test error is with label smoothing, in every setting."""
     return {
-        f"{RULES[rule]}, {'no WN' if gamma is None else f'γ {gamma:g}'}, rate {rate:g}": difference(
+        f"{RULE_TITLES[rule]}, {'no WN' if gamma is None else f'γ {gamma:g}'}, rate {rate:g}": difference(
             *(sensitivity(files, rule, gamma, smoothing, rate) for smoothing in SMOOTHINGS)
         )
-        for rule, gamma, rate in itertools.product(RULES, (None, 0.6, 1), RATES)
+        for rule, gamma, rate in itertools.product(RULE_TITLES, (None, 0.6, 1), RATES)
     }
