@@ -168,7 +168,19 @@ class EngineOptions:
         """
         from neural_alignment.jobs.engines import registry
 
-        return registry.build(self.engine or default, launcher=self.launcher, slurm=self.slurm)
+        return registry.build(default if self.engine is None else self.engine, launcher=self.launcher, slurm=self.slurm)
+
+    def check_unused(self, where: str) -> None:
+        """Checks that no option is given to a command that trains nothing.
+
+        Args:
+            where: the table or figure, for the message.
+
+        Raises:
+            InputError: if one is given.
+        """
+        if given := [f"--{option}" for option, value in vars(self).items() if value not in (None, [])]:
+            raise InputError(f"{given[0]} has no effect on {where}; leave it out")
 
     def execution(self) -> Any:
         """Returns the engine and the screen for commands that train the runs of a table."""
@@ -656,15 +668,18 @@ def _make(
     """Makes one table or figure, or lists them all."""
     from neural_alignment.papers import commands, registry
 
-    execution = engine.execution()
     if name is None:
         given = {**vars(folders), **files}
         if unused := [f"--{option}" for option, value in given.items() if value is not None]:
             raise InputError(f"{unused[0]} needs the name of a {kind}, such as two_routes/1")
-        terminal.line(commands.listing(kind, execution.engine.slots))
+        terminal.line(commands.listing(kind, engine.build(PROCESSES).slots))
         return
     item = registry.find(commands.ITEMS, kind, name)
     folders.given().check(item)
+    if item.profile(lab) != "lab":
+        trains = "which trains no runs" + (" without --lab" if "lab" in item.cells else "")
+        engine.check_unused(f"{kind} {name}, {trains}")
+    execution = engine.execution()
     source = folders.given().source(item, item.profile(lab), **files, say=execution.screen.line)
     terminal.line(commands.make(item, source, execution))
 

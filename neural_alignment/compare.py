@@ -107,7 +107,7 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     criterion = comparison.criterion()
     check_writable(output.rpartition("/")[0] or ".")
     carry_out(unique(cells), folder, "", execution)
-    found = [(cell, each) for cell in cells for each in cell.read(folder, "") if each.config.seed in seeds]
+    found = [(cell, each) for cell in cells for each in cell.read(folder, "")]
     found.sort(key=lambda each: seeds.index(each[1].config.seed))
     rows = [_row(cell, outcome, criterion) for cell, outcome in found]
     table = _table(rows, comparison.configs, criterion)

@@ -7,6 +7,7 @@ supported Keras.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+from neural_alignment.errors import shortened
 
 
 class Call(NamedTuple):
@@ -183,6 +186,40 @@ def dropout_masks(cell: Any, inputs: Any, outputs: Any) -> tuple[Any, Any]:
     return cell.get_dropout_mask(inputs), cell.get_recurrent_dropout_mask(outputs)
 
 
+_OBJECT = re.compile(r"_?((\w+_)?(initializer|regularizer|constraint|activation))")
+"""Attributes with the objects that a layer was given. Those of some layers begin with an underscore."""
+
+
+def arguments_of(layer: Any) -> dict[str, Any]:
+    """Returns the configuration of a layer of Keras with its own initializers, regularizers, constraints, activations.
+
+    From them a layer can be made that Keras cannot make from their serialised forms, because a function or class is not
+    registered or has no configuration. An activation that is a layer is serialised, because it may have weights.
+    """
+    objects: dict[str, Any] = {}
+
+    def serialisable(holder: Any) -> Any:
+        """Returns a stand-in for a layer, only for `get_config`, and notes its objects."""
+        found = {
+            name: value
+            for name, value in vars(holder).items()
+            if _OBJECT.fullmatch(name) and value is not None and not isinstance(value, keras.layers.Layer)
+        }
+        objects.update({name.removeprefix("_"): value for name, value in found.items()})
+        stand_in = object.__new__(type(holder))
+        # Keras cannot serialise every object, but this function in its place.
+        vars(stand_in).update({**vars(holder), **dict.fromkeys(found, keras.activations.linear)})
+        return stand_in
+
+    stand_in = serialisable(layer)
+    if isinstance(layer, keras.layers.RNN):
+        vars(stand_in)["cell"] = serialisable(layer.cell)
+    config = stand_in.get_config()
+    if "cell" in config:  # Of an `RNN`, whose cell is an argument.
+        return layer.get_config()
+    return config | {name: value for name, value in objects.items() if name in config}
+
+
 def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
     """Replaces the layer in an attribute of a layer; the new one takes the place of the old one among the sublayers."""
     old = getattr(layer, attribute)
@@ -194,15 +231,28 @@ def replace_sublayer(layer: Any, attribute: str, sublayer: Any) -> None:
 
 
 def copy_of(layer: Any) -> Any:
-    """Returns a new layer with the arguments of a layer, without its weights.
+    """Returns a new layer with the arguments of a layer, without its weights. Layers of Keras get the same objects.
 
     A `Lambda` gets the same functions. By `from_config` they would be deserialised, which Keras refuses or which
     changes their global names.
+
+    Raises:
+        ValueError: if Keras cannot make the layer from its configuration.
     """
-    if type(layer) is not keras.layers.Lambda:
-        return type(layer).from_config(layer.get_config())
-    config = keras.layers.Layer.get_config(layer)
-    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **config)
+    kind = type(layer)
+    if kind is keras.layers.Lambda:
+        config = keras.layers.Layer.get_config(layer)
+        return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **config)
+    try:
+        return kind.from_config(arguments_of(layer) if kind.__module__.startswith("keras.") else layer.get_config())
+    except Exception as error:  # `get_config` and `from_config` of custom classes may raise anything.
+        said = str(error).rpartition("Exception encountered: ")[2]
+        reason = shortened(" ".join(said.partition(": {")[0].split()), 150)  # Without configurations of many lines.
+        raise ValueError(
+            "`model` must have layers that Keras can make from their configurations. "
+            f"Received {kind.__name__} {layer.name!r} ({reason}). "
+            "Example: a registered class with a `get_config` that returns all its arguments."
+        ) from error
 
 
 def untrack(layer: Any, tracked: Any) -> None:

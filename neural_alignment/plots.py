@@ -17,9 +17,10 @@ import tensorflow as tf
 
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.losses import Criterion
+from neural_alignment.paths import real
 from neural_alignment.reporting import check_writable, new_figure, png
 from neural_alignment.training import files
-from neural_alignment.training.run_directory import RunDirectory
+from neural_alignment.training.run_directory import RunDirectory, check_different_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +58,13 @@ class Curve:
         path: the run directory.
         rows: rows of `metrics.csv`, at least one.
         criterion: the metric that judges the run.
+        seed: the seed of the run.
     """
 
     path: str
     rows: list[dict[str, float]]
     criterion: Criterion
+    seed: int
 
     @classmethod
     def read(cls, path: str) -> Curve:
@@ -75,7 +78,8 @@ class Curve:
         rows = directory.rows(status)
         if not rows:
             raise RunError(f"{path}: has no evaluation yet, so there is nothing to draw; try again later")
-        return cls(path, rows, directory.checked_config(status).loss.criterion)
+        config = directory.checked_config(status)
+        return cls(path, rows, config.loss.criterion, config.seed)
 
     @property
     def layers(self) -> list[str]:
@@ -110,8 +114,11 @@ def write(paths: Sequence[str], output: str | None = None) -> str:
         InputError: if `output` is missing and there are several runs, or a run is given twice.
     """
     found = list(itertools.chain.from_iterable(map(_runs_at, paths)))
-    if twice := [path for path in found if found.count(path) > 1]:
-        raise InputError(f"RUN must be different; found {twice[0]} twice")
+    known: dict[str, str] = {}
+    for path in found:
+        if (place := real(path)) in known:
+            raise InputError(f"RUN must be different; {path} is the same run as {known[place]}")
+        known[place] = path
     if output is None:
         if len(found) > 1:
             raise InputError(f"--output must be the name of a picture for {len(found)} runs; found none")
@@ -201,13 +208,15 @@ def compare(paths: Sequence[str]) -> Figure:
         paths: run directories.
 
     Raises:
-        RunError: as of `Curve.read`; also if the runs have different metrics.
+        RunError: as of `Curve.read`; also if the runs have different metrics, or two runs of one line the same seed.
     """
     groups: dict[str, list[Curve]] = {}
     for path in paths:
         folder, name = os.path.split(path.rstrip("/"))
         folder = folder or os.getcwd()
         groups.setdefault(folder if re.fullmatch("seed[0-9]+", name) else path, []).append(Curve.read(path))
+    for group in groups.values():
+        check_different_seeds((run.path, run.seed) for run in group)
     runs = [run for group in groups.values() for run in group]
     first, *others = runs
     for other in others:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from neural_alignment.errors import RunError
+from neural_alignment.paths import problem_of_file
 from neural_alignment.training.files import write_whole
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ def read_csv(path: str) -> list[dict[str, str]]:
     try:
         if not tf.io.gfile.exists(path):
             return []
+        if problem := problem_of_file(path):
+            raise RunError(f"{path}: {problem}; restore it")
         with tf.io.gfile.GFile(path, "r") as file:
             return list(csv.DictReader(io.StringIO(file.read()), strict=True))
     except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as error:

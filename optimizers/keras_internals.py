@@ -84,6 +84,15 @@ def copies_weights(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, kind) or getattr(optimizer, "copies_weights", False)
 
 
+def scales_by_weights(kind: type[keras.optimizers.Optimizer]) -> bool:
+    """Returns whether a class of optimizers scales the step of a variable by the norm of the variable.
+
+    Keras does not tell. Other optimizers of this kind have an attribute `scales_by_weights`, which is true.
+    """
+    known = (keras.optimizers.Adafactor, keras.optimizers.Lamb)
+    return issubclass(kind, known) or getattr(kind, "scales_by_weights", False)
+
+
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     """Returns the moving averages of `trainable_variables` that an optimizer with `use_ema=True` keeps."""
     return optimizer._model_variables_moving_average

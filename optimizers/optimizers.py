@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from optimizers.keras_internals import call_count, leave_sum_to_caller, schedule_of
 from optimizers.keras_internals import trainable_variables as built_on
-from optimizers.wrapping import Wrapper, averages, is_backward_kernel
+from optimizers.wrapping import Wrapper, averages, check_equal_steps, is_backward_kernel
 
 J, R = 0, 1
 """Indices of the two losses: the task loss J and the alignment regulariser R."""
@@ -119,8 +119,9 @@ class MultiOptimizer(Wrapper):
 
         Raises:
             ValueError: if a rule ties B's update to W's (Kolen-Pollack) but W and B are not updated by one optimizer
-                at every step, if R's optimizer has `use_ema` and updates a variable that J's optimizer updates too, or
-                if one optimizer accumulates gradients and updates W and B in different steps.
+                at every step, or by one that scales steps by the norm of a variable, if R's optimizer has `use_ema`
+                and updates a variable that J's optimizer updates too, or if one optimizer accumulates gradients and
+                updates W and B in different steps.
         """
         if self.built:
             return
@@ -143,6 +144,8 @@ class MultiOptimizer(Wrapper):
                 f"{len(self.inner_optimizers)} optimizers, rate scheduler {self.rate_scheduler!r}. "
                 "Example: MultiOptimizer([Momentum(0.1)])."
             )
+        if rules:
+            check_equal_steps(self.inner_optimizers[J], rules[0])
 
     def _check_accumulation(self, variables: Sequence[Any]) -> None:
         """Raises if an optimizer that accumulates gradients would update W and B in different steps.

@@ -7,7 +7,13 @@ from typing import Any
 
 import keras
 
-from optimizers.keras_internals import AveragingOptimizer, copies_weights, moving_averages, trainable_variables
+from optimizers.keras_internals import (
+    AveragingOptimizer,
+    copies_weights,
+    moving_averages,
+    scales_by_weights,
+    trainable_variables,
+)
 
 
 class Wrapper(AveragingOptimizer):
@@ -137,14 +143,38 @@ def copy_weights_again(optimizer: keras.optimizers.Optimizer) -> None:
     Weights may be assigned or loaded after it was built. Such an optimizer is `keras.optimizers.ScheduleFreeAdamW`, or
     has an attribute `copies_weights`, which is true.
     """
-    inner = getattr(optimizer, "inner_optimizers", None) or getattr(optimizer, "optimizers", [])
-    for each in [*inner, *filter(None, [getattr(optimizer, "inner_optimizer", None)])]:
+    for each in _inner(optimizer):
         copy_weights_again(each)
     if copies_weights(optimizer):
         fresh = type(optimizer).from_config(optimizer.get_config())
         fresh.build(trainable_variables(optimizer))
         for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
             variable.assign(value)
+
+
+def check_equal_steps(optimizer: keras.optimizers.Optimizer, rule: str) -> None:
+    """Checks that an optimizer, and those in it, make equal steps of W and B from equal gradients.
+
+    Args:
+        optimizer: the optimizer.
+        rule: name of the rule that requires this, for the message.
+
+    Raises:
+        ValueError: if one scales the step of a variable by the norm of the variable.
+    """
+    if scales_by_weights(type(optimizer)):
+        raise ValueError(
+            f"{rule!r} needs an optimizer whose steps do not depend on the norms of W and B, which differ. Received "
+            f"{type(optimizer).__name__}. Example: MultiOptimizer([Momentum(0.1)])."
+        )
+    for each in _inner(optimizer):
+        check_equal_steps(each, rule)
+
+
+def _inner(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers directly inside of a wrapper of this package or of Keras; none for other optimizers."""
+    several = getattr(optimizer, "inner_optimizers", None) or getattr(optimizer, "optimizers", [])
+    return [*several, *filter(None, [getattr(optimizer, "inner_optimizer", None)])]
 
 
 def is_backward_kernel(variable: Any) -> bool:

@@ -256,7 +256,9 @@ def test_a_folder_of_runs_without_effect_is_refused(run, tmp_path):
     code, _, error = run("table", "two_routes/5", "--runs", "here")
     assert (code, error.count("\n")) == (2, 1)
     assert "--runs has no effect on table two_routes/5, which is made without runs; leave it out" in error
-    assert run("table", "two_routes/5", "--runs", "here", "--output", "there")[0] == 0
+    assert run("table", "two_routes/5", "--runs", "here", "--output", "there")[0] == 2
+    configs = str(Path(QUICKSTART).parent)
+    assert run("table", "two_routes/5", "--configs", configs, "--output", "there")[0] == 0
     assert (tmp_path / "there" / "table_5.csv").exists()
 
 

@@ -180,6 +180,17 @@ def test_two_optimizers_of_one_kernel_pair_are_refused():
     assert "optimization.alternation: must be left out with kolen_pollack" in refused(QUICKSTART, [*wrong, *late])
 
 
+@pytest.mark.parametrize("name", ["lamb", "adafactor", "adam"])
+def test_optimizers_of_kolen_pollack_give_w_and_b_equal_steps(name):
+    plan = ["alignment={rule: kolen_pollack, decay: 0}", "optimization.backward=null"]
+    plan.append(f"optimization.forward={{name: {name}, learning_rate: 0.01}}")
+    if name == "adam":
+        configuration.load(QUICKSTART, plan)
+    else:
+        message = "optimization.forward.name: must not scale steps by the norm of a weight with kolen_pollack"
+        assert message in refused(QUICKSTART, plan)
+
+
 def test_a_delay_with_a_warm_up_of_r_is_refused():
     overrides = ["optimization.delay_epochs=1", "optimization.backward.schedule={warmup_epochs: 2}"]
     assert "backward.schedule.warmup_epochs: must be 0 with delay_epochs 1.0" in refused(QUICKSTART, overrides)

@@ -428,6 +428,84 @@ def test_an_optimizer_that_copies_weights_is_known():
             assert optimizer_internals.copies_weights(optimizer) == copies, kind
 
 
+def test_an_optimizer_that_scales_by_weights_is_known():
+    """Equal gradients move two variables apart. Also if a later Keras has another one."""
+    generator = np.random.default_rng(0)
+    gradients = generator.normal(size=(20, 5, 4)).astype(np.float32)
+    start = generator.normal(size=(2, 5, 4)).astype(np.float32) * [[[1.0]], [[3.0]]]
+    found = {}
+    for name, kind in vars(keras.optimizers).items():
+        if not isinstance(kind, type) or not issubclass(kind, keras.optimizers.Optimizer):
+            continue
+        if optimizer_internals.reads_paths(kind) or "learning_rate" not in inspect.signature(kind).parameters:
+            continue
+        optimizer, variables = kind(0.05), [keras.Variable(value, dtype="float32") for value in start]
+        optimizer.build(variables)
+        for gradient in gradients:
+            optimizer.apply([gradient, gradient], variables)
+        grows = np.linalg.norm(variables[0] - variables[1]) > 1.001 * np.linalg.norm(start[0] - start[1])
+        found[name] = grows, optimizer_internals.scales_by_weights(kind)
+    assert {name for name, (grows, _) in found.items() if grows} == {"Adafactor", "Lamb"}
+    assert all(grows == known for grows, known in found.values()), found
+
+
+class Anything:
+    """An initializer, regularizer, constraint or activation that Keras cannot serialise."""
+
+    def __call__(self, value, *args, **kwargs):
+        return value
+
+
+KINDS = ("initializer", "regularizer", "constraint", "activation")
+
+SIZES = {
+    "units": 3,
+    "filters": 2,
+    "kernel_size": 2,
+    "equation": "ab,bc->ac",
+    "output_shape": 3,
+    "num_heads": 2,
+    "key_dim": 2,
+    "head_dim": 2,
+    "num_query_heads": 2,
+    "num_key_value_heads": 2,
+    "input_dim": 3,
+    "output_dim": 4,
+}
+
+
+def layers_with_objects():
+    """Returns the layers of Keras with an argument of one of `KINDS`."""
+    kinds = {kind for kind in vars(keras.layers).values() if isinstance(kind, type)} - {keras.layers.Layer}
+    found = [kind for kind in kinds if any(name.endswith(KINDS) for name in inspect.signature(kind).parameters)]
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", layers_with_objects(), ids=lambda kind: kind.__name__)
+def test_arguments_of_a_layer_are_its_own_objects(kind):
+    parameters = inspect.signature(kind).parameters.values()
+    sizes = {each.name: SIZES[each.name] for each in parameters if each.default is each.empty and each.name in SIZES}
+    objects = {each.name: Anything() for each in parameters if each.name.endswith(KINDS)}
+    if kind is keras.layers.SimpleRNN:
+        del objects["activity_regularizer"]  # Keras ignores it.
+    layer = kind(**sizes, **objects)
+    for each in (layer, internals.copy_of(layer)):
+        found = internals.arguments_of(each)
+        assert {name: found[name] for name in objects} == objects
+        assert found["name"] == layer.name
+    with pytest.raises(TypeError, match="Cannot serialize"):  # What `arguments_of` is for. The layer is unchanged.
+        layer.get_config()
+
+
+def test_an_activation_that_is_a_layer_and_a_cell_are_serialised():
+    layer = keras.layers.Dense(3, activation=keras.layers.PReLU())
+    assert isinstance(internals.arguments_of(layer)["activation"], dict)
+    assert internals.copy_of(layer).activation is not layer.activation
+    loop = keras.layers.RNN(keras.layers.GRUCell(2, activation="relu"))
+    assert internals.copy_of(loop).cell is not loop.cell
+    assert internals.copy_of(loop).cell.activation is keras.activations.relu
+
+
 def test_keras_swaps_the_averages_that_a_wrapper_gives():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     inner = keras.optimizers.SGD(0.1, use_ema=True)

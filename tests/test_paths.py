@@ -15,10 +15,11 @@ from helpers import for_each
 from neural_alignment import cli, data, paths, reporting, training
 from neural_alignment import config as configuration
 from neural_alignment.data import index, recordings
-from neural_alignment.errors import ConfigError, DataError, InputError
+from neural_alignment.errors import ConfigError, DataError, InputError, RunError
 from neural_alignment.jobs import children
 from neural_alignment.search import plan as plans
-from neural_alignment.training import initial_state, memory, setup
+from neural_alignment.search import records
+from neural_alignment.training import files, initial_state, memory, setup
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -52,6 +53,16 @@ def run(capsys, monkeypatch):
         return end.value.code or 0, output.out, output.err
 
     return call
+
+
+def test_tables_arrays_and_records_in_a_fifo_do_not_block(place):
+    problem = "is not a regular file but a FIFO, a socket or a device"
+    with pytest.raises(RunError, match=f"^fifo.csv: {problem}; restore it$"):
+        reporting.read_csv("fifo.csv")
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        files.read_arrays("fifo.csv")
+    with pytest.raises(RunError, match=f"^fifo.csv: {problem}; restore it$"):
+        records.Lines("fifo.csv")
 
 
 FILES = {
@@ -315,6 +326,27 @@ REFUSED = {
         ["figure", "two_routes/3", "--recordings", "file"],
         "--recordings has no effect on figure two_routes/3",
     ),
+    "configs": (
+        ["table", "two_routes/1", "--configs", "directory.csv", "--output", "t"],
+        "--configs has no effect on table two_routes/1, which is made without configurations; leave it out",
+    ),
+    "runs": (
+        ["table", "two_routes/1", "--runs", "directory.csv", "--output", "t"],
+        "--runs has no effect on table two_routes/1, which is made without runs; leave it out",
+    ),
+    "an engine of nothing": (
+        ["table", "two_routes/1", "--engine", "processes:7", "--output", "t"],
+        "--engine has no effect on table two_routes/1, which trains no runs; leave it out",
+    ),
+    "an engine without --lab": (
+        ["table", "two_routes/4", "--engine", "slurm:8"],
+        "--engine has no effect on table two_routes/4, which trains no runs without --lab; leave it out",
+    ),
+    "settings of SLURM without --lab": (
+        ["figure", "two_routes/3", "--slurm", "time=60"],
+        "--slurm has no effect on figure two_routes/3, which trains no runs without --lab; leave it out",
+    ),
+    "an empty engine": (["figure", "fa_mechanism/1b", "--engine", ""], "--engine must be one of"),
     "images": (["figure", "two_routes/S1", "--images", "file"], "--images has no effect on figure two_routes/S1"),
     "recordings of all": (["figure", "--recordings", "file"], "--recordings needs the name of a figure"),
     "an output of all": (["table", "--output", "x"], "--output needs the name of a table"),
@@ -355,6 +387,17 @@ def test_a_model_too_large_for_memory_is_one_line(run, override):
     assert code == 2
     assert "too large for the memory of this machine" in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_size_that_is_too_large_is_named(run):
+    """Also if it is not the width of the model."""
+    large = 10**18
+    code, _, error = run("describe", QUICKSTART, "--set", f"model={{name: vision_transformer, patch: {large}}}")
+    assert code == 2
+    assert f"model.patch: must divide the height and width of the images (8 x 8); found {large}" in error
+    code, _, error = run("describe", QUICKSTART, "--set", f"model={{name: vision_transformer, expansion: {large}}}")
+    assert code == 2
+    assert f"model.patch 4, model.width 64, model.depth 4, model.expansion {large}, 10 outputs" in error
 
 
 @pytest.mark.parametrize(

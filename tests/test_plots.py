@@ -92,8 +92,8 @@ def test_j_has_one_panel_where_it_judges_the_run(tmp_path):
 def test_every_run_is_in_the_legend_under_its_own_name(tmp_path, monkeypatch):
     """matplotlib leaves out labels that begin with an underscore, and reads `$...$` as a formula."""
     monkeypatch.chdir(tmp_path)
-    for name in ("_old", "$x_$", "rule/seed0", "rule/seed1"):
-        make_run(name)
+    for seed, name in enumerate(("rule/seed0", "rule/seed1", "_old", "$x_$")):
+        make_run(name, seed=seed)
     figure = plots.compare(["_old", "$x_$"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["./_old", "$x_$"]
     assert plots.png(figure)
@@ -131,6 +131,14 @@ def test_seeds_are_one_line_with_a_band_from_the_smallest_to_the_largest(tmp_pat
     assert len({line.get_color() for line in axis.lines}) == len({line.get_linestyle() for line in axis.lines}) == 2
 
 
+def test_a_seed_is_not_drawn_twice_in_one_line(tmp_path):
+    first, copy = (make_run(tmp_path / "rule" / name, seed=7) for name in ("seed7", "seed8"))
+    with pytest.raises(RunError, match=rf"^{copy}: has the same seed as {first}, 7; keep one run of each seed$"):
+        plots.compare([first, copy])
+    other = make_run(tmp_path / "other" / "seed7", seed=7)
+    assert [text.get_text() for text in plots.compare([first, other]).legends[0].get_texts()] == ["rule", "other"]
+
+
 def test_ten_runs_differ_in_colour_and_line_style(tmp_path):
     paths = [make_run(tmp_path / f"run{number}") for number in range(10)]
     axis = panels(plots.compare(paths))["R, which each rule scales differently"]
@@ -161,7 +169,7 @@ def test_names_have_no_common_folder():
 
 @pytest.mark.parametrize("spread", range(1, 30))
 def test_equal_norms_have_a_tick_whatever_the_largest_ratio(spread):
-    figure = plots.summary(plots.Curve("run", [row(0.0) | {"norm_ratio/dense": 2.0**spread}], ACCURACY))
+    figure = plots.summary(plots.Curve("run", [row(0.0) | {"norm_ratio/dense": 2.0**spread}], ACCURACY, seed=0))
     [bar] = [axis for axis in figure.axes if "1" in [label.get_text() for label in axis.get_yticklabels()]]
     ticks = bar.get_yticks()
     assert 1.0 in ticks
@@ -171,7 +179,7 @@ def test_equal_norms_have_a_tick_whatever_the_largest_ratio(spread):
 
 def test_ratios_that_are_not_finite_leave_the_others_visible():
     rows = [row(0.0) | {"norm_ratio/dense": np.inf}, row(1.0) | {"norm_ratio/dense": np.nan}]
-    figure = plots.summary(plots.Curve("run", rows, ACCURACY))
+    figure = plots.summary(plots.Curve("run", rows, ACCURACY, seed=0))
     _, ratios = (axis for axis in figure.axes if axis.images)
     assert ratios.images[0].get_clim() == (0.5, 2)
     assert plots.png(figure)
@@ -184,8 +192,10 @@ def test_mistakes_are_one_line(tmp_path):
         plots.write([empty])
     with pytest.raises(RunError, match=r"nowhere: is not a run directory"):
         plots.write([str(tmp_path / "nowhere")])
-    with pytest.raises(InputError, match=r"^RUN must be different; found .*run twice$"):
+    with pytest.raises(InputError, match=r"^RUN must be different; (.*run) is the same run as \1$"):
         plots.write([run, run], "x.png")
+    with pytest.raises(InputError, match=r"^RUN must be different; .*empty/\.\./run is the same run as .*run$"):
+        plots.write([run, f"{empty}/../run"], "x.png")
     other = make_run(tmp_path / "other")
     with pytest.raises(InputError, match=r"^--output must be the name of a picture for 2 runs; found none$"):
         plots.write([run, other])
@@ -194,7 +204,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 def test_runs_with_different_metrics_are_not_compared(monkeypatch):
     judged = {"a": ACCURACY, "b": SMALLEST_LOSS}
-    monkeypatch.setattr(plots.Curve, "read", lambda path: plots.Curve(path, [row(1.0)], judged[path]))
+    monkeypatch.setattr(plots.Curve, "read", lambda path: plots.Curve(path, [row(1.0)], judged[path], seed=0))
     with pytest.raises(RunError, match=r"^b: is judged by J, that of a by accuracy; draw runs with one metric$"):
         plots.compare(["a", "b"])
 

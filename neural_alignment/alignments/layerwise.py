@@ -23,6 +23,7 @@ from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
 from neural_alignment.errors import ArgumentError
 from optimizers import noise
+from optimizers.keras_internals import scales_by_weights
 
 logger = logging.getLogger(__name__)
 
@@ -277,6 +278,9 @@ class KolenPollack(TrainedAlignment):
             if value:
                 requirement = f"must be left out with {name}, which needs one optimizer for both kernels at every step"
                 raise ArgumentError(f"optimization.{key}", requirement, value)
+        if scales_by_weights(plan.forward.optimizer):
+            requirement = f"must not scale steps by the norm of a weight with {name}: those of W and B differ"
+            raise ArgumentError("optimization.forward.name", requirement, plan.forward.name)
         if plan.loss_rates.forward != plan.loss_rates.backward:
             requirement = f"must be equal for J and R with {name}, so that W and B get the same updates"
             raise ArgumentError("optimization.loss_rates", requirement, plan.loss_rates.model_dump())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,8 +13,8 @@ from neural_alignment.keras_internals import creator
 
 _log = logging.getLogger(__name__)
 
-SerializedActivation = str | dict | None
-"""A nonlinearity in Keras' serialised form, or None."""
+ActivationArgument = str | dict | Callable[[Any], Any] | None
+"""A nonlinearity as an argument of a layer: a name of Keras, a layer in serialised form, or a function."""
 
 _LAYERS = {
     "relu": lambda: keras.layers.ReLU(),
@@ -46,10 +47,17 @@ def is_nonlinearity(operation: Any) -> bool:
     return isinstance(operation, kinds) and not linear
 
 
-def name_of(operation: Any) -> SerializedActivation:
-    """Returns the name of a nonlinearity. Returns None for other operations, and if its options match no named one."""
+def argument_of(operation: Any) -> ActivationArgument:
+    """Returns a nonlinearity as an argument of a layer: its name if it has one.
+
+    Returns None for other operations, and if the options of an operation match no named one.
+    """
     if isinstance(operation, keras.layers.Activation):
-        return keras.activations.serialize(operation.activation)
+        function = operation.activation
+        if isinstance(function, keras.layers.Layer):  # It may have weights, which must not be shared.
+            return keras.activations.serialize(function)
+        name = getattr(function, "__name__", None)
+        return name if name and getattr(keras.activations, name, None) is function else function
     named = [(each, name) for each, name in _operations() if name is not None and type(each) is type(operation)]
     for each, name in named:
         if _options(each) == _options(operation):

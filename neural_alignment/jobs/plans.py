@@ -24,7 +24,7 @@ from neural_alignment.reporting import check_writable
 from neural_alignment.training import files, lock
 from neural_alignment.training.config_comparison import decisive_values, plain_difference
 from neural_alignment.training.existing_run import stored_state
-from neural_alignment.training.run_directory import RunDirectory
+from neural_alignment.training.run_directory import RunDirectory, check_different_seeds
 
 SECONDS = "seconds.csv"
 """Name of the file with the duration of each job in seconds, beside a paper's results."""
@@ -131,7 +131,8 @@ class Cell:
             configs: folder of the configurations.
 
         Raises:
-            RunError: if a run is damaged, or differs from the cell in more than its seed and the paths of its data.
+            RunError: if a run is damaged, differs from the cell in more than its seed and the paths of its data, or has
+                the seed of another one, or another seed than its directory if the cell has seeds.
             ConfigError: if the cell's configuration is missing or wrong.
         """
         found = [read(tf.io.gfile.join(folder, name)) for name in self._names(folder)]
@@ -140,7 +141,16 @@ class Cell:
             due = configuration.load(tf.io.gfile.join(configs, self.config), self.overrides)
             for outcome in outcomes:
                 _check_kind(outcome, due)
+            self._check_seeds(outcomes)
         return outcomes
+
+    def _check_seeds(self, outcomes: Sequence[Outcome]) -> None:
+        """Checks that no run counts twice, and that each has the seed of its directory if the cell has seeds."""
+        check_different_seeds((outcome.directory.path, outcome.config.seed) for outcome in outcomes)
+        for outcome in outcomes if self.seeds else ():
+            found, expected = f"seed{outcome.config.seed}", outcome.directory.path.rpartition("/")[2]
+            if found != expected:
+                raise RunError(f"{outcome.directory.path}: is a run of {found}; expected here: {expected}")
 
     def _names(self, folder: str) -> list[str]:
         """Returns the names of the runs: those of the seeds; without seeds, those of the existing directories."""

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from neural_alignment.alignments import Alignment
-from neural_alignment.keras_internals import replace_sublayer
+from neural_alignment.keras_internals import arguments_of, replace_sublayer
 from neural_alignment.layers.base import LayerWithRule, check_computed_once, check_floats, checked_rule
 from neural_alignment.layers.dense import EinsumDense
 from neural_alignment.serialization import serializable
@@ -44,10 +44,8 @@ class AlignedAttention(LayerWithRule):
         """Creates the weights of the native layer and, if the rule has them, the backward kernels."""
         super().build(query_shape, value_shape, key_shape)
         for attribute, dense in dense_sublayers(self).items():
-            # The initializers are the objects themselves: copies would draw other numbers.
-            initializers = {name: getattr(dense, name) for name in ("kernel_initializer", "bias_initializer")}
-            options = {**dense.get_config(), **initializers}
-            aligned = EinsumDense(**options, alignment=self.alignment)
+            # With the initializers themselves: copies would draw other numbers.
+            aligned = EinsumDense(**arguments_of(dense), alignment=self.alignment)
             aligned.alignment_name = f"{self.name}.{dense.name}"
             aligned._converted_kernels = (self._converted_kernels or {}).get(attribute)
             replace_sublayer(self, attribute, aligned)

@@ -150,7 +150,7 @@ class Application(ModelOptions):
     """A network of `keras.applications`, with new weights."""
 
     builder = staticmethod(application)
-    size_key: ClassVar[str] = "application"
+    size_keys: ClassVar[tuple[str, ...]] = ("application",)
 
     name: Literal["application"]
     application: Literal[APPLICATIONS]

@@ -47,8 +47,8 @@ class ModelOptions(Options):
     targets: ClassVar[str] = "classes"
     """The kind of targets for which the model is made. It must equal `targets` of the loss."""
 
-    size_key: ClassVar[str] = "width"
-    """Name of the option that determines the size of the model, for messages."""
+    size_keys: ClassVar[tuple[str, ...]] = ("width",)
+    """Names of the options that determine the size of the model, for messages."""
 
     uses_batch_statistics: ClassVar[bool] = False
     """Whether evaluation, too, depends on statistics of the whole batch."""
@@ -83,6 +83,16 @@ class ModelOptions(Options):
             requirement = f"must be a model whose `builder` takes {', '.join(arguments)}, by name ({problem})"
             raise ArgumentError(MODELS.key, requirement, getattr(self, MODELS.key))
         return builder(**arguments)
+
+    def check_inputs(self, input_shape: Sequence[int]) -> None:
+        """Checks that the options fit the examples, before the model is built.
+
+        Args:
+            input_shape: shape of one example, without the batch.
+
+        Raises:
+            ArgumentError: if they do not.
+        """
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
         """Returns a lower bound on the number of weights in the forward kernels.

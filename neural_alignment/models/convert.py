@@ -9,7 +9,7 @@ import keras
 
 from neural_alignment.alignments import Assignment
 from neural_alignment.alignments.error_path import error_weights
-from neural_alignment.keras_internals import all_layers, copy_of, has_graph, replace_sublayer
+from neural_alignment.keras_internals import all_layers, arguments_of, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
@@ -57,8 +57,9 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
 
     Raises:
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
-            rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, or
-            is both in a custom layer and outside of it; or, with `strict`, if a layer is left.
+            rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, is
+            both in a custom layer and outside of it, or cannot be made from its configuration (an unregistered class or
+            function that is not an argument of a layer of Keras); or, with `strict`, if a layer is left.
         ConfigError: if a rule matches no layer.
     """
     _check_model(model)
@@ -144,7 +145,7 @@ class _Copies:
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
             kind = keras.layers.TimeDistributed if self._removes_rules else TimeDistributed
-            return kind(self.copy(layer.layer, wrapper or layer), **_arguments(layer))
+            return kind(self.copy(layer.layer, wrapper or layer), **keras.layers.Layer.get_config(layer))
         if isinstance(layer, keras.Sequential) or has_graph(layer):
             return keras.models.clone_model(layer, clone_function=self.copy)
         if isinstance(layer, keras.layers.Layer):  # Not an operation such as `Add`.
@@ -168,7 +169,7 @@ class _Copies:
             self.left[layer.name] = "it has no rule"
         else:
             self.converted[layer.name] = rule.rule
-        config = layer.get_config()
+        config = arguments_of(layer)
         if kind in ALIGNED_FORMS:
             return kind(**{key: value for key, value in config.items() if key not in AlignedLayer.alignment_arguments})
         if "alignment_activation" in kind.alignment_arguments:
@@ -183,7 +184,8 @@ class _Copies:
         """Returns a copy of a bidirectional layer with copies of its two recurrent layers."""
         both = [layer.forward_layer, layer.backward_layer]
         copies = [self.copy(each) for each in both]
-        new = type(layer)(copies[0], backward_layer=copies[1], **_arguments(layer))
+        config = {key: value for key, value in layer.get_config().items() if key not in ("layer", "backward_layer")}
+        new = type(layer)(copies[0], backward_layer=copies[1], **config)
         replace_sublayer(new, "forward_layer", copies[0])  # Keras copies this layer again.
         return new
 
@@ -218,11 +220,6 @@ _NATIVE_FORMS = {form: native for native, form in ALIGNED_FORMS.items()}
 def _share(weights: list[Any], others: list[Any]) -> bool:
     """Whether two lists have a weight in common."""
     return not {id(weight) for weight in weights}.isdisjoint(map(id, others))
-
-
-def _arguments(wrapper: Any) -> dict[str, Any]:
-    """Returns the arguments of a layer that wraps others, without those layers."""
-    return {key: value for key, value in wrapper.get_config().items() if key not in ("layer", "backward_layer")}
 
 
 def _check_model(model: keras.Model) -> None:

@@ -72,7 +72,7 @@ class ConvNet(ModelOptions):
     """A small convolutional network."""
 
     builder = staticmethod(convnet)
-    size_key: ClassVar[str] = "filters"
+    size_keys: ClassVar[tuple[str, ...]] = ("filters",)
 
     name: Literal["convnet"]
     filters: Annotated[LayerSizes, Field(min_length=1)]

@@ -74,7 +74,7 @@ class FC(ModelOptions):
     """A fully connected network."""
 
     builder = staticmethod(fc)
-    size_key: ClassVar[str] = "hidden"
+    size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
 
     name: Literal["fc"]
     hidden: LayerSizes

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from neural_alignment.alignments.networkwise.graph import at_each_step
-from neural_alignment.alignments.nonlinearities import SerializedActivation, name_of
+from neural_alignment.alignments.nonlinearities import ActivationArgument, argument_of
 from neural_alignment.keras_internals import Call, calls, functional, has_graph
 from neural_alignment.models.batch_norm import BatchAxisNormalization
 
@@ -68,7 +68,7 @@ class Readers:
         for tensor, outer in zip(functional(model).outputs, call.outputs, strict=True):
             self._readers.setdefault(id(tensor), []).append(outer)
 
-    def activation(self, layer: Any) -> SerializedActivation:
+    def activation(self, layer: Any) -> ActivationArgument:
         """Returns the nonlinearity that follows a layer, or None if there is not exactly one.
 
         The output is followed through batch normalisation and dropout, as long as no other operation reads it. If the
@@ -81,7 +81,7 @@ class Readers:
             return None
         return _common(self._after(call.outputs[0]) for call in self._calls.get(id(layer), []))
 
-    def _after(self, tensor: Any) -> SerializedActivation:
+    def _after(self, tensor: Any) -> ActivationArgument:
         """Returns the nonlinearity that is applied to a tensor."""
         readers = self._readers.get(id(tensor), [])
         if all(isinstance(reader, keras.KerasTensor) for reader in readers):
@@ -93,12 +93,12 @@ class Readers:
         linear = getattr(follower, "activation", None) is keras.activations.linear
         if isinstance(follower, _TRANSPARENT) or (isinstance(follower, keras.layers.Activation) and linear):
             return self._after(readers[0].outputs[0])
-        return name_of(follower)
+        return argument_of(follower)
 
 
-def _common(names: Iterable[SerializedActivation]) -> SerializedActivation:
-    """Returns the common name if all names are equal, or None."""
-    first, *others = [*names] or [None]
+def _common(found: Iterable[ActivationArgument]) -> ActivationArgument:
+    """Returns the common nonlinearity if all are equal, or None."""
+    first, *others = [*found] or [None]
     return first if all(each == first for each in others) else None
 
 

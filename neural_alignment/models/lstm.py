@@ -55,7 +55,7 @@ class LSTMClassifier(ModelOptions):
     """LSTM layers over the rows of an image."""
 
     builder = staticmethod(lstm)
-    size_key: ClassVar[str] = "units"
+    size_keys: ClassVar[tuple[str, ...]] = ("units",)
 
     name: Literal["lstm"]
     units: Annotated[LayerSizes, Field(min_length=1)]

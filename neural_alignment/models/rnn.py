@@ -211,7 +211,7 @@ class RNN(ModelOptions):
     """A recurrent network with an output at each step, in the NTK parameterization."""
 
     builder = staticmethod(rnn)
-    size_key: ClassVar[str] = "units"
+    size_keys: ClassVar[tuple[str, ...]] = ("units",)
     targets: ClassVar[str] = "sequences"
 
     name: Literal["rnn"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import keras
 import pydantic
@@ -72,8 +72,7 @@ def vision_transformer(
         ConfigError: if a rule matches no layer.
     """
     rows, columns, channels = input_shape
-    if rows % patch or columns % patch:
-        raise ArgumentError("patch", f"must divide the height and width of the images ({rows} x {columns})", patch)
+    _check_patch(patch, input_shape)
     if width % heads:
         raise ArgumentError("heads", f"must divide the width ({width})", heads)
     parts = Parts(alignment, weight_decay)
@@ -95,11 +94,18 @@ def vision_transformer(
     return parts.finish(inputs, parts.dense(classes, "dense")(x), "vision_transformer")
 
 
+def _check_patch(patch: int, input_shape: Sequence[int]) -> None:
+    rows, columns, _ = input_shape
+    if rows % patch or columns % patch:
+        raise ArgumentError("patch", f"must divide the height and width of the images ({rows} x {columns})", patch)
+
+
 @MODELS.register
 class VisionTransformer(ModelOptions):
     """A small vision transformer."""
 
     builder = staticmethod(vision_transformer)
+    size_keys: ClassVar[tuple[str, ...]] = ("patch", "width", "depth", "expansion")
 
     name: Literal["vision_transformer"]
     patch: PositiveInt = 4
@@ -120,6 +126,10 @@ class VisionTransformer(ModelOptions):
         if self.width % self.heads:
             raise ArgumentError("heads", f"must divide the width ({self.width})", self.heads)
         return self
+
+    def check_inputs(self, input_shape: Sequence[int]) -> None:
+        """Checks that images consist of whole patches. See `ModelOptions.check_inputs`."""
+        _check_patch(self.patch, input_shape)
 
     def fewest_weights(self, outputs: int, input_shape: Sequence[int]) -> int:
         """Returns the number of weights in the forward kernels."""

@@ -36,14 +36,20 @@ class Folders:
     configs: str = ""
 
     def check(self, item: Item) -> None:
-        """Checks that the folder of the runs has an effect.
+        """Checks that the folders of runs and configurations have an effect.
 
         Raises:
-            InputError: if the item is made without runs, and no folder of results is given.
+            InputError: if the item is made without runs or configurations and their folder is given.
         """
-        if self.runs is not None and self.output is None and not (item.cells or item.needs):
-            reason = f"has no effect on {item.kind} {item.name}, which is made without runs"
-            raise InputError(f"--runs {reason}; leave it out, or give --output for the folder of its files")
+        runs = bool(item.cells or item.needs)
+        configs = bool(item.cells) or item.reads_configs
+        for option, kind, given, used in (
+            ("--runs", "runs", self.runs, runs),
+            ("--configs", "configurations", self.configs, configs),
+        ):
+            if given and not used:
+                reason = f"has no effect on {item.kind} {item.name}, which is made without {kind}"
+                raise InputError(f"{option} {reason}; leave it out")
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.

@@ -79,6 +79,7 @@ class Item:
             profile `lab` is always made from it.
         needs: a required option of the command line.
         check: raises `InputError` if required input is missing or wrong; called before training.
+        reads_configs: whether it reads configurations, also without runs.
         written_as: name of its files without their extension. Default: kind and number, such as `table_3`.
         pages: pages of the guide that contain the table, or parts of it (`pages.py`).
         apart: whether the command `lab` leaves it out because it takes hours; it has a command to itself.
@@ -91,6 +92,7 @@ class Item:
     cells: Mapping[str, Sequence[Cell | Pieces]] = field(default_factory=dict)
     needs: str = ""
     check: Callable[[Source], None] = lambda source: None
+    reads_configs: bool = False
     written_as: str = ""
     pages: tuple[str, ...] = ()
     apart: bool = False

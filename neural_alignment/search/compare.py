@@ -80,7 +80,7 @@ def _importance(
     searched = [key for key in results if key[0] == "tpe"]
     if searched:
         trials = [trial for key in searched for trial in results[key]]
-        report.importance_figure(plans[searched[0]].checked_space(), trials, output)
+        report.importance_figure(plans[searched[0]].checked_space, trials, output)
 
 
 def _rows(algorithm: str, seed: int, trials: Sequence[Trial]) -> list[dict[str, object]]:

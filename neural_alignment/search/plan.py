@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -39,17 +40,14 @@ class Plan(Options):
     seconds: PositiveFloat | None = None
     """Measured duration of a trial in seconds, for an estimate before the first trial has ended."""
 
-    def checked_space(self, where: str = "space", places: Mapping[str, str] | None = None) -> Space:
-        """Returns the space.
-
-        Args:
-            where: file and key of the space, for messages.
-            places: name of each quantity -> its file and key, for messages. Default: its key below `where`.
+    @functools.cached_property
+    def checked_space(self) -> Space:
+        """The space, made once.
 
         Raises:
             ConfigError: if the space is wrong.
         """
-        return Space(self.space, where, places)
+        return Space(self.space)
 
     def dump(self) -> str:
         """Returns the plan as YAML, from which `load` reads the same plan."""
@@ -87,7 +85,7 @@ def load(path: str, **replaced: Any) -> Plan:
     except pydantic.ValidationError as error:
         mistake = errors.first_mistake(error, Plan)
         raise ConfigError(yaml_files.line(origins, mistake, f"{path}: ")) from None
-    plan.checked_space(f"{path}: space", {name: f"{_file_of(chain, name)}: space.{name}" for name in plan.space})
+    Space(plan.space, f"{path}: space", {name: f"{_file_of(chain, name)}: space.{name}" for name in plan.space})
     return plan
 
 
@@ -140,7 +138,7 @@ def trial_config(plan: Plan, base: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: if the settings do not fit the configuration or each other.
     """
-    full = configuration.override(base, plan.checked_space().overrides(values))
+    full = configuration.override(base, plan.checked_space.overrides(values))
     if plan.epochs is None:
         return full
     ends = [f"{key}={epoch!r}" for key, epoch in full.optimization.schedule_ends(full).items()]
@@ -152,7 +150,7 @@ def common_config(plan: Plan, base: Config) -> Config:
 
     Two bases that give the same result have the same trials.
     """
-    return trial_config(plan.model_copy(update={"epochs": None}), base, plan.checked_space().probes()[0])
+    return trial_config(plan.model_copy(update={"epochs": None}), base, plan.checked_space.probes()[0])
 
 
 def check(plan: Plan, base: Config) -> None:
@@ -169,7 +167,7 @@ def check(plan: Plan, base: Config) -> None:
     if plan.epochs is not None and plan.epochs > base.epochs:
         requirement = f"must be at most the {base.epochs} of {plan.config}, because a trial is the beginning of its run"
         raise ConfigError(f"{WrongValue('epochs', requirement, plan.epochs).line}; give --epochs")
-    for values in plan.checked_space().probes():
+    for values in plan.checked_space.probes():
         try:
             trial_config(plan, base, values)
         except ConfigError as error:

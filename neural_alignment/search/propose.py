@@ -28,7 +28,7 @@ class Proposer:
     """
 
     def __init__(self, plan: Plan):
-        self._space = plan.checked_space()
+        self._space = plan.checked_space
         self._seed = plan.seed
         self._suggest: Callable[..., Any] = hyperopt.rand.suggest
         if plan.algorithm == "tpe":

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.ending import Ending, is_number
+from neural_alignment.paths import problem_of_file
 from neural_alignment.search.spaces import Settings
 from neural_alignment.training import files
 
@@ -76,6 +77,8 @@ class Lines:
     def _read(self) -> str:
         if not tf.io.gfile.exists(self.path):
             return ""
+        if problem := problem_of_file(self.path):
+            raise RunError(f"{self.path}: {problem}; restore it")
         try:
             with tf.io.gfile.GFile(self.path, "rb") as file:
                 text = file.read().decode()
@@ -127,13 +130,17 @@ def as_trial(row: Mapping[str, Any], path: str) -> Trial:
     """Returns the trial that a line of `trials.jsonl` describes.
 
     Raises:
-        RunError: if a key is missing or unknown, or a value has a wrong type.
+        RunError: if a key is missing or unknown, a value has a wrong type, or the results are not those of the state.
     """
     if row.keys() != _TRIAL.keys():
         raise damaged(path, row, "is not a trial")
     for key, (fits, expected) in _TRIAL.items():
         if not fits(row[key]):
             raise damaged(path, row, f"has {key} {json.dumps(row[key])[:40]}; expected {expected}")
+    for key in ("top1", "score"):
+        if (row[key] is not None) != (key in _RESULTS[row["state"]]):
+            expected = "a number" if row[key] is None else "null"
+            raise damaged(path, row, f"is {row['state']} and has {key} {json.dumps(row[key])}; expected {expected}")
     return Trial(**row)
 
 
@@ -142,9 +149,12 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+_RESULTS = {"finished": ("top1", "score"), "diverged": ("score",), "failed": ()}
+"""State of a trial -> its results that are known; the others are null. See `Trial`."""
+
 _TRIAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "number": (is_count, "a positive integer"),
-    "state": (lambda value: value in ("finished", "diverged", "failed"), "finished, diverged or failed"),
+    "state": (lambda value: isinstance(value, str) and value in _RESULTS, "finished, diverged or failed"),
     "top1": (lambda value: value is None or is_number(value), "a number or null"),
     "score": (lambda value: value is None or is_number(value), "a number or null"),
     "reason": (lambda value: value is None or isinstance(value, str), "a string or null"),

@@ -55,7 +55,7 @@ def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) ->
     best = best_of(list(trials))
     if best is not None:
         write_whole(place("best.yaml"), best_yaml(plan, base, best))
-    space = plan.checked_space()
+    space = plan.checked_space
     rows = top_ten(trials, space)
     write_artifact(Artifact(list(rows[0]) if rows else (), rows, _top_ten_table(rows)), place("top_ten"))
     importance_figure(space, trials, place("importance"))
@@ -64,7 +64,7 @@ def write(plan: Plan, base: Config, trials: Sequence[Trial], search_dir: str) ->
 
 def best_yaml(plan: Plan, base: Config, best: Trial) -> str:
     """Returns the configuration of a trial for `train`, with the epochs of the base instead of the search's."""
-    drawn = {name: best.settings[name] for name in plan.checked_space().sampled}
+    drawn = {name: best.settings[name] for name in plan.checked_space.sampled}
     config = plans.trial_config(plan.model_copy(update={"epochs": None}), base, drawn)
     epochs = plan.epochs or base.epochs
     return (

@@ -23,7 +23,7 @@ import itertools
 import math
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -139,7 +139,7 @@ def _check_same(searched: Search) -> None:
     """Checks that the directory is new or holds this search; the number of trials may differ.
 
     Raises:
-        RunError: if it contains another search or other files.
+        RunError: if it contains another search, a damaged one, or other files.
     """
     folder = searched.folder
     if not tf.io.gfile.exists(folder):
@@ -152,14 +152,33 @@ def _check_same(searched: Search) -> None:
                 "choose another --search-dir"
             )
         return
-    was, now = (_identity(each) for each in (plans.load(path), searched.plan))
+    with _damage_reported("choose another --search-dir"):
+        stored = plans.load(path)
+    was, now = (_identity(each) for each in (stored, searched.plan))
     keys = (key for key in was | now if was.get(key) != now.get(key))
     difference = next((f"{key} was {was.get(key)!r}, is now {now.get(key)!r}" for key in keys), None)
     if difference is None and tf.io.gfile.exists(base_path):
-        bases = configuration.load(base_path), searched.base
+        with _damage_reported("remove it: it is written again"):
+            bases = configuration.load(base_path), searched.base
         difference = first_difference(*(plans.common_config(searched.plan, base) for base in bases))
     if difference:
         raise RunError(f"{folder}: holds another search: {difference}; choose another --search-dir")
+
+
+@contextlib.contextmanager
+def _damage_reported(remedy: str) -> Iterator[None]:
+    """Adds a remedy to the error of a damaged file of the search.
+
+    Args:
+        remedy: the remedy if there is no copy of the file.
+
+    Raises:
+        RunError: if a file cannot be read within the context.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise RunError(f"{error}; restore it, or {remedy}") from None
 
 
 def _content(folder: str) -> set[str]:
@@ -198,7 +217,7 @@ class Ledger:
         self.independent = searched.plan.algorithm == "random"
         self._search = searched
         self._plan = searched.plan
-        self._space = searched.plan.checked_space()
+        self._space = searched.plan.checked_space
         self._engine = engine
         self._say = say
         self._check_held = check_held

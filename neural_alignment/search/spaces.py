@@ -8,6 +8,7 @@ applied to the base configuration in the order of the file, as by `--set`.
 from __future__ import annotations
 
 import bisect
+import graphlib
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from neural_alignment import errors
 from neural_alignment.config import yaml_writer
+from neural_alignment.config.yaml_reader import MAX_DEPTH
 from neural_alignment.errors import ConfigError, nearest
 from neural_alignment.options import Options
 
@@ -28,6 +30,12 @@ Settings = dict[str, Any]
 """Name -> value, for all quantities of a space."""
 
 _NAME = re.compile(r"\$\w+|[A-Za-z_]\w*(\.\w+)*")
+MAX_VALUES = 50_000
+"""Maximum number of values in all settings that a check of a space tries."""
+
+_VALUES_OF_BASE = 10
+"""Number of values that take as long as the check of a small configuration to which settings are applied."""
+
 _SET_BY_SEARCH = ("epochs", "seed")
 """Keys of the configuration that the search sets itself."""
 
@@ -273,7 +281,8 @@ class Space:
         places: name of each quantity -> its file and key, for messages. Default: its key below `where`.
 
     Raises:
-        ConfigError: if a quantity is wrong, cannot be derived or is replaced by a later one, or if nothing is drawn.
+        ConfigError: if a quantity is wrong, cannot be derived or is replaced by a later one, if nothing is drawn, or if
+            the space is too large to check.
 
     Attributes:
         kinds: name -> kind of every quantity.
@@ -290,37 +299,55 @@ class Space:
             raise ConfigError(f"{where}: {self.AT_LEAST}; found {sorted(entries)}")
         self._where = where
         self._check_places()
+        self._check_size()
         self._derived = self._in_order()
 
     def _check_places(self) -> None:
         """Checks that each quantity comes after those that contain its key, whose values would replace it."""
-        names = list(self.kinds)
-        for place, name in enumerate(names):
-            for other in names[place + 1 :]:
-                if name.startswith(f"{other}."):
+        seen: set[str] = set()
+        for name in self.kinds:
+            seen.add(name)
+            parts = name.split(".", MAX_DEPTH)  # A longer key path is refused when the quantity is applied.
+            for other in (".".join(parts[:count]) for count in range(1, len(parts))):
+                if other in self.kinds and other not in seen:
                     raise ConfigError(
                         f"{self._places[name]}: must come after {other}, whose value would replace it; found before it"
                     )
 
+    def _check_size(self) -> None:
+        """Checks that all settings of `probes` can be tried in about a second."""
+        values = self._rounds * (_VALUES_OF_BASE + sum(_count(self._largest(name)) for name in self.kinds))
+        if values > MAX_VALUES:
+            raise ConfigError(
+                f"{self._where}: is too large: trying each option of a choice and both ends of each range sets "
+                f"{values:,} values; at most {MAX_VALUES:,} are allowed"
+            )
+
+    def _largest(self, name: str) -> Any:
+        """Returns the part of a quantity that a trial reads: one option of a choice, or the whole quantity."""
+        kind = self.kinds[name]
+        return max(kind.choice, key=_count) if isinstance(kind, Choice) else kind.model_dump()
+
+    @property
+    def _rounds(self) -> int:
+        """The number of `probes`."""
+        return max(len(kind.probes()) for kind in self.sampled.values())
+
     def _in_order(self) -> list[str]:
         """Returns the names of the derived quantities, each after its sources."""
-        ready = {name for name, kind in self.kinds.items() if isinstance(kind, (Sampled, Fixed))}
-        waiting = {name: kind.sources for name, kind in self.kinds.items() if name not in ready}
-        for name, sources in waiting.items():
+        derived = {name: kind.sources for name, kind in self.kinds.items() if not isinstance(kind, (Sampled, Fixed))}
+        for name, sources in derived.items():
             for source in sources:
                 if source not in self.kinds:
                     raise ConfigError(
                         f"{self._places[name]}: {source!r} is not a quantity of this space{nearest(source, self.kinds)}"
                     )
-        order: list[str] = []
-        while waiting:
-            free = [name for name, sources in waiting.items() if ready.issuperset(sources)]
-            if not free:
-                raise ConfigError(f"{self._where}: {' and '.join(waiting)} depend on each other")
-            order += free
-            ready.update(free)
-            waiting = {name: sources for name, sources in waiting.items() if name not in ready}
-        return order
+        try:
+            order = list(graphlib.TopologicalSorter(derived).static_order())
+        except graphlib.CycleError as error:
+            cycle = dict.fromkeys(error.args[1])
+            raise ConfigError(f"{self._where}: {' and '.join(cycle)} depend on each other") from None
+        return [name for name in order if name in derived]
 
     def nodes(self) -> dict[str, Any]:
         """Returns the space in the form that hyperopt expects."""
@@ -359,8 +386,13 @@ class Space:
     def probes(self) -> list[Settings]:
         """Returns values of trials in which every option of every choice and both ends of every range occur."""
         columns = {name: kind.probes() for name, kind in self.sampled.items()}
-        rounds = max(len(column) for column in columns.values())
-        return [{name: column[turn % len(column)] for name, column in columns.items()} for turn in range(rounds)]
+        return [{name: column[turn % len(column)] for name, column in columns.items()} for turn in range(self._rounds)]
+
+
+def _count(value: Any) -> int:
+    """Returns the number of scalars, sequences and mappings in a value."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count, inner))
 
 
 def _kind(name: str, entry: Any, where: str) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.paths import is_local
+from neural_alignment.paths import is_local, problem_of_file
 
 PARTIAL = ".partial"
 """Suffix of a file that is not yet complete."""
@@ -185,6 +185,8 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: if the file is missing or damaged.
     """
+    if problem := problem_of_file(path):
+        raise ValueError(problem)
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = io.BytesIO(file.read())

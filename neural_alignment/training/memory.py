@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from neural_alignment.config import Config
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, shortened
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Files with the memory limit of a container, in bytes."""
@@ -83,10 +83,8 @@ def exhaustion_reported(config: Config) -> Iterator[None]:
 
 
 def _size(config: Config) -> str:
-    """Returns the option that determines the size of the model, with its value."""
-    key = config.model.size_key
-    text = f"model.{key} {getattr(config.model, key)}"
-    return text if len(text) < 100 else f"{text[:97]}..."
+    """Returns the options that determine the size of the model, with their values."""
+    return ", ".join(shortened(f"model.{key} {getattr(config.model, key)}", 100) for key in config.model.size_keys)
 
 
 def _gib(count: int) -> str:

@@ -27,7 +27,7 @@ from neural_alignment.training.step_modes import RegulariserMean, StepMode, Step
 from optimizers import MultiOptimizer
 from optimizers.keras_internals import call_count
 from optimizers.optimizers import summed
-from optimizers.wrapping import copy_weights_again, without_loss_scaling
+from optimizers.wrapping import check_equal_steps, copy_weights_again, without_loss_scaling
 
 Tensor = tf.Tensor
 
@@ -153,8 +153,9 @@ class AlignedModel(InterceptedModel):
             ValueError: if `minibatches` is not a positive integer, if a layer with a `whole_batch_reason` would get a
                 part of a batch (because of `minibatches` or several replicas), if two aligned layers have the same
                 name, if a rule that ties the updates of B and W is used without one optimizer that updates both at
-                every step, if loss scaling is combined with a rate scheduler on several replicas, if a rule has
-                `every` and no step trains both J and R, or if an optimizer would lose gradients that it accumulates.
+                every step, or with one that scales steps by the norm of a variable, if loss scaling is combined with a
+                rate scheduler on several replicas, if a rule has `every` and no step trains both J and R, or if an
+                optimizer would lose gradients that it accumulates.
         """
         if not isinstance(minibatches, int) or minibatches < 1:
             raise ValueError(f"`minibatches` must be a positive integer. Received {minibatches!r}. Example: 4.")
@@ -240,6 +241,8 @@ class AlignedModel(InterceptedModel):
                 f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step. Received "
                 f"{len(several)} optimizers. Example: MultiOptimizer([Momentum(0.1)])."
             )
+        if tied:
+            check_equal_steps(self.optimizer, tied[0].alignment.rule)
 
     def build_metrics(self, batch: Any) -> None:
         """Creates the compiled metrics, which need the shapes of a batch, given as `tf.TensorSpec`s.

@@ -31,7 +31,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -460,3 +460,19 @@ def _cell_differs(value: Any, cell: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return True
     return not (math.isclose(value, cell, rel_tol=1e-6) or (math.isnan(value) and math.isnan(cell)))
+
+
+def check_different_seeds(runs: Iterable[tuple[str, int]]) -> None:
+    """Checks that no seed counts twice in statistics over seeds.
+
+    Args:
+        runs: run directory and seed of each run.
+
+    Raises:
+        RunError: if two runs have the same seed.
+    """
+    found: dict[int, str] = {}
+    for path, seed in runs:
+        if seed in found:
+            raise RunError(f"{path}: has the same seed as {found[seed]}, {seed}; keep one run of each seed")
+        found[seed] = path

@@ -88,6 +88,8 @@ def build_network(config: Config, outputs: int, input_shape: tuple[int, ...], st
     The names of its layers, on which columns of `metrics.csv` and the draws of B depend, do not depend on the models
     that this process has built before.
     """
+    with _reported("model", type(config.model).model_fields):
+        config.model.check_inputs(input_shape)
     memory.check(config, outputs, input_shape)
     set_random_seed(config)
     _multiply_in_float32()

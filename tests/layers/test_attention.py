@@ -93,6 +93,46 @@ def assert_back_through_b(aligned, backward, native, arrays, upstream, **call):
     return found, ours[:3]
 
 
+class Cubes(keras.regularizers.Regularizer):
+    def __call__(self, weight):
+        return keras.ops.sum(weight**3)
+
+
+class Clipped(keras.constraints.Constraint):
+    def __call__(self, weight):
+        return keras.ops.clip(weight, -0.1, 0.1)
+
+
+OBJECTS = {
+    "kernel_regularizer": lambda: lambda weight: keras.ops.sum(weight * weight),
+    "bias_regularizer": Cubes,
+    "activity_regularizer": lambda: lambda outputs: keras.ops.sum(outputs**4),
+    "kernel_constraint": Clipped,
+    "bias_constraint": Clipped,
+}
+"""Arguments that Keras cannot serialise, or not deserialise."""
+
+
+@every_kind
+@pytest.mark.parametrize("rule", [None, Feedback()])
+def test_projections_have_the_objects_of_the_layer(rng, kind, rule):
+    objects = {name: make() for name, make in OBJECTS.items()}
+    arrays = signals(rng, dtype=np.float32)
+    aligned = getattr(layers, kind)(**KINDS[kind], **objects, alignment=rule)
+    native = getattr(keras.layers, kind)(**KINDS[kind], **objects)
+    for layer in (aligned, native):
+        layer(*arrays)
+    for weight, other in zip(native.weights, own_weights(aligned), strict=True):
+        weight.assign(other)
+    assert_close(aligned(*arrays), native(*arrays))
+    assert len(aligned.losses) == len(native.losses) > 8
+    np.testing.assert_allclose(sorted(aligned.losses), sorted(native.losses), rtol=1e-5)
+    for ours, theirs in zip(dense_sublayers(aligned).values(), dense_sublayers(native).values(), strict=True):
+        for name in objects:
+            assert getattr(ours, name) is getattr(theirs, name), name
+        assert ours.kernel.constraint is theirs.kernel.constraint
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_projection_sends_the_error_through_its_b(float64, rng, case):
     kind, options, call = CASES[case]

@@ -1,5 +1,6 @@
 """Turning an existing model into an aligned one."""
 
+import functools
 import gc
 import re
 import weakref
@@ -732,6 +733,100 @@ def test_functions_of_lambda_layers_are_kept():
     assert isinstance(result.model.get_layer("double"), keras.layers.Lambda)
     values = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
     np.testing.assert_allclose(result.model(values), model(values), rtol=1e-6)
+
+
+class Squares(keras.regularizers.Regularizer):
+    def __call__(self, weight):
+        return keras.ops.sum(weight * weight)
+
+
+class Halved(keras.constraints.Constraint):
+    def __call__(self, weight):
+        return 0.5 * weight
+
+
+def twice(inputs):
+    return 2 * inputs
+
+
+def drawn(shape, dtype=None):
+    return keras.random.normal(shape, dtype=dtype, seed=3)
+
+
+OBJECTS = {
+    "initializer, a function": {"kernel_initializer": lambda shape, dtype=None: drawn(shape, dtype)},
+    "initializer, an array": {"kernel_initializer": np.random.default_rng(0).normal(size=(4, 3)).astype("float32")},
+    "initializer, partial": {"kernel_initializer": functools.partial(drawn)},
+    "regularizer": {"kernel_regularizer": Squares(), "activity_regularizer": lambda each: keras.ops.sum(each**4)},
+    "constraint": {"kernel_constraint": Halved(), "bias_constraint": lambda bias: 0 * bias},
+    "activation": {"activation": twice},
+    "activation, a lambda": {"activation": lambda inputs: twice(inputs)},
+}
+"""Arguments that Keras cannot serialise, or not deserialise."""
+
+
+@pytest.mark.parametrize("what", OBJECTS)
+@pytest.mark.parametrize("rule", [RULE, None])
+def test_a_copy_has_the_objects_of_the_layers(what, rule):
+    inputs = keras.Input((2, 4))
+    objects = OBJECTS[what]
+    layer = keras.layers.Dense(3, name="dense", **objects)
+    hidden = keras.layers.TimeDistributed(layer)(inputs)
+    hidden = keras.layers.BatchNormalization(gamma_initializer=lambda shape, dtype=None: drawn(shape, dtype))(hidden)
+    hidden = keras.layers.Activation(lambda each: keras.ops.tanh(3 * each), name="own")(hidden)
+    model = keras.Model(inputs, keras.layers.SimpleRNN(2, activation=twice, name="rnn")(hidden))
+    result = convert(model, rule)
+    assert set(result.converted) == ({"dense", "rnn"} if rule else set())
+    new = next(each for each in all_layers(result.model) if each.name == "dense")
+    for name in objects:
+        assert getattr(new, name) is getattr(layer, name), name
+    assert result.model.get_layer("own").activation is model.get_layer("own").activation
+    values = np.random.default_rng(0).normal(size=(5, 2, 4)).astype("float32")
+    np.testing.assert_allclose(result.model(values), model(values), rtol=1e-5)
+    assert len(result.model.losses) == len(model.losses)
+    np.testing.assert_allclose(sum(result.model.losses), sum(model.losses), rtol=1e-5)
+    if rule:
+        backward, forward = new.backward_kernel.numpy().T, layer.kernel.numpy()
+        assert abs(np.corrcoef(backward.ravel(), forward.ravel())[0, 1]) < 0.8
+
+
+def test_the_function_that_follows_is_found():
+    inputs, layer = keras.Input((4,)), keras.layers.Dense(3, name="dense")
+    model = keras.Model(inputs, keras.layers.Activation(twice)(layer(inputs)))
+    assert convert(model, RULE).model.get_layer("dense").following_activation is twice
+
+
+def test_an_activation_with_weights_is_not_shared():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=keras.layers.PReLU(), name="dense")])
+    model(np.ones((1, 4), "float32"))  # Keras creates the weights of the activation in the first call.
+    model.layers[0].activation.alpha.assign([0.1, 0.2, 0.3])
+    new = convert(model, RULE).model.get_layer("dense").activation
+    assert new is not model.layers[0].activation
+    np.testing.assert_array_equal(new.alpha, model.layers[0].activation.alpha)
+
+
+class Hidden(keras.layers.Layer):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def call(self, inputs):
+        return inputs
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_a_layer_that_keras_cannot_make_again_is_named():
+    model = keras.Sequential([keras.Input((4,)), Hidden(3, name="mine"), keras.layers.Dense(2)])
+    message = r"^`model` must have layers that Keras can make .* Received Hidden 'mine' \(.*units.*\)\. Example: "
+    with pytest.raises(ValueError, match=message) as error:
+        convert(model, RULE)
+    assert "\n" not in str(error.value)
+    cell = keras.layers.SimpleRNNCell(2, activation=twice)
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.RNN(cell, name="loop"), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"Received RNN 'loop' \([^{}]*twice[^{}]*\)\. Example"):
+        convert(model, RULE)
 
 
 def test_a_layer_that_has_a_rule_is_left_with_its_weights():

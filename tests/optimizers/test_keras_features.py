@@ -486,6 +486,33 @@ def test_equal_loss_rates_bring_w_and_b_of_kolen_pollack_together():
     np.testing.assert_allclose(apart(), before * (1 - 0.1 * 0.5 * 0.1) ** steps, rtol=1e-4, atol=1e-6)
 
 
+class ByNorms(SGD):
+    scales_by_weights = True
+
+
+@pytest.mark.parametrize("inner", [keras.optimizers.Lamb, keras.optimizers.Adafactor, ByNorms])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: inner,
+        lambda inner: MultiOptimizer([inner]),
+        lambda inner: MultiOptimizer([Noisy(inner, 1e-4, only="backward_kernel")]),
+        lambda inner: keras.optimizers.LossScaleOptimizer(inner),
+    ],
+    ids=["alone", "in a list", "noisy", "under loss scaling"],
+)
+def test_steps_that_depend_on_norms_move_w_and_b_of_kolen_pollack_apart(inner, wrap):
+    with pytest.raises(ValueError, match=f"'kolen_pollack' needs an optimizer whose .*Received {inner.__name__}\\."):
+        model(wrap(inner(0.1)), rule=KolenPollack(decay=0.1))
+    model(wrap(inner(0.1)), rule=Symmetric(self_=0.1, decay=0.1))
+
+
+def test_a_plain_model_refuses_steps_that_depend_on_norms():
+    plain = model(MultiOptimizer([keras.optimizers.Lamb(0.1)]), keras.Model, rule=KolenPollack(decay=0.1))
+    with pytest.raises(ValueError, match="'kolen_pollack' needs an optimizer whose"):
+        fit(plain, epochs=1)
+
+
 def test_kolen_pollack_refuses_keras_own_list_of_optimizers():
     if not hasattr(keras.optimizers, "MultiOptimizer"):
         pytest.skip(f"Keras {keras.__version__} has no MultiOptimizer")

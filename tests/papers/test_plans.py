@@ -3,11 +3,15 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from helpers import exhaustive_unless, run_command
+from lab import CONFIGS, write_run
 from processes import Command
 
 from neural_alignment.errors import RunError, Stopped
@@ -22,7 +26,7 @@ from neural_alignment.papers.registry import Item
 from neural_alignment.papers.two_routes import tables
 from neural_alignment.reporting import Artifact, markdown
 
-CONFIG = """
+PLAIN = """
 epochs: 2
 batch_size: 256
 data: {source: digits}
@@ -37,7 +41,7 @@ logging: {tensorboard: false}
 def configs(tmp_path):
     folder = tmp_path / "configs"
     folder.mkdir()
-    (folder / "plain.yaml").write_text(CONFIG)
+    (folder / "plain.yaml").write_text(PLAIN)
     (folder / "feedback.yaml").write_text("base: plain.yaml\nalignment: {rule: feedback}\n")
     return str(folder)
 
@@ -98,6 +102,31 @@ def test_a_run_of_another_configuration_is_refused(tmp_path, configs):
     train([cell("backprop", "epochs=1")], tmp_path, configs)
     with pytest.raises(RunError, match="another configuration: epochs was 1, is now 2"):
         waiting(unique([cell("backprop")]), str(tmp_path / "runs"), configs)
+
+
+@pytest.mark.parametrize("name", ["seed1", "seed0_copy", "."])
+def test_a_seed_does_not_count_twice(name, tmp_path):
+    """A copied directory, and a run that was trained without its seed."""
+    own = Cell("quickstart.yaml", "x", {})
+    path = write_run(tmp_path, own, 0, 0.5)
+    other = Path(shutil.copytree(path, path.parent / name, dirs_exist_ok=True))
+    with pytest.raises(RunError) as error:
+        own.read(str(tmp_path), CONFIGS)
+    assert set(re.findall(r"[^ :,]*/x[^ :,]*", str(error.value))) == {str(path), str(other)}
+    assert str(error.value).endswith(", 0; keep one run of each seed")
+    shutil.rmtree(path)
+    [outcome] = own.read(str(tmp_path), CONFIGS)
+    assert outcome.directory.path == str(other)
+
+
+def test_a_run_of_a_cell_with_seeds_has_that_of_its_directory(tmp_path):
+    own = Cell("quickstart.yaml", "x", {}, seeds=(0, 1))
+    path = write_run(tmp_path, own, 1, 0.5)
+    [outcome] = own.read(str(tmp_path), CONFIGS)
+    assert outcome.config.seed == 1
+    path.rename(path.with_name("seed0"))
+    with pytest.raises(RunError, match=r"/x/seed0: is a run of seed1; expected here: seed0$"):
+        own.read(str(tmp_path), CONFIGS)
 
 
 def test_a_run_that_fails_ends_the_plan_with_its_reason(tmp_path, configs):

@@ -41,14 +41,14 @@ def test_every_rule_has_a_search_with_the_same_budget_and_a_seed_that_no_table_r
 
 @pytest.mark.parametrize("rule", rates.LAB_SEARCHED)
 def test_shared_settings_have_the_same_ranges_and_r_has_a_rate_if_b_is_trained(rule):
-    space, shared = plan_of(rule).checked_space(), plan_of("backprop").checked_space()
+    space, shared = plan_of(rule).checked_space, plan_of("backprop").checked_space
     assert space.sampled.keys() <= rates.SETTINGS.keys()
     assert {name: space.kinds[name] for name in shared.kinds} == shared.kinds
     own = configuration.load(lab_rates.LAB / f"{rule}.yaml")
     optimizer = own.optimization.backward
     assert ("optimization.backward.learning_rate" in space.sampled) == (optimizer is not None)
     if optimizer is not None and optimizer.name == "adam":
-        adam = plan_of("symmetric").checked_space().kinds["optimization.backward.learning_rate"]
+        adam = plan_of("symmetric").checked_space.kinds["optimization.backward.learning_rate"]
         assert space.kinds["optimization.backward.learning_rate"] == adam
     assert all(isinstance(kind, LogUniform) for kind in space.sampled.values())
 
@@ -57,7 +57,7 @@ def test_shared_settings_have_the_same_ranges_and_r_has_a_rate_if_b_is_trained(r
 def test_a_trial_is_a_run_of_the_lab_that_is_judged_on_other_images(rule):
     plan = plan_of(rule)
     base, own = plans.base_config(plan), configuration.load(lab_rates.LAB / f"{rule}.yaml")
-    trial = plans.trial_config(plan, base, plan.checked_space().probes()[0])
+    trial = plans.trial_config(plan, base, plan.checked_space.probes()[0])
     assert (own.data.train_split, own.data.validation_split) == ("train[:5000]", "test[:2000]")
     assert (trial.data.train_split, trial.data.validation_split) == ("train[:5000]", "train[5000:7000]")
     for part in ("epochs", "batch_size", "model"):
@@ -162,7 +162,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     monkeypatch.setattr(lab_rates, "PAGE", Path(shutil.copy(lab_rates.PAGE, tmp_path)))
     rows = ["rule,setting,value,trials,score,seconds"]
     for rule in rates.LAB_SEARCHED:
-        sampled = plan_of(rule).checked_space().sampled
+        sampled = plan_of(rule).checked_space.sampled
         rows += [f"{rule},{name},{2.5e-05 + place:g},20,0.4,60" for place, name in enumerate(sampled)]
     (tmp_path / "rates.csv").write_text("\n".join(rows))
     search, _ = searched
@@ -187,7 +187,7 @@ def check(rule):
     """Compares a configuration with the chosen rates."""
     config = configuration.load(lab_rates.LAB / f"{rule}.yaml")
     chosen = lab_rates.chosen()[rule]
-    assert chosen.keys() == plan_of(rule).checked_space().sampled.keys()
+    assert chosen.keys() == plan_of(rule).checked_space.sampled.keys()
     assert chosen["optimization.forward.learning_rate"] == config.optimization.forward.learning_rate
     assert chosen["weight_decay"] == config.weight_decay
     if rule == "kolen_pollack":

@@ -172,6 +172,29 @@ def test_damaged_records_are_one_line(search, scripted, tmp_path, name, text, pa
     assert str(error.value).endswith("; restore it, or remove the line")
 
 
+@pytest.mark.parametrize("text", ["", "alignement: 3\n", "- a\n"])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("base.yaml", "remove it: it is written again"), ("search.yaml", "choose another --search-dir")],
+)
+def test_a_damaged_file_of_the_search_names_a_remedy(search, scripted, tmp_path, name, remedy, text):
+    engine, judge = scripted
+    trials = search(engine(judge), trials=2)
+    path = tmp_path / "found" / name
+    whole = path.read_text()
+    path.write_text(text)
+    with pytest.raises(RunError) as error:
+        search(engine(judge), trials=2)
+    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).endswith(f"; restore it, or {remedy}")
+    assert "\n" not in str(error.value)
+    assert path.read_text() == text
+    if name == "base.yaml":
+        path.unlink()
+        assert search(engine(judge), trials=2) == trials
+        assert path.read_text() == whole
+
+
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 def test_after_a_line_of_each_file_is_removed_as_the_messages_say_only_that_trial_is_run(
     search, scripted, tmp_path, lines, algorithm
@@ -270,6 +293,31 @@ def test_a_value_of_another_type_in_a_trial_is_one_line(ledger, tmp_path, key, v
         ledger()
     assert "\n" not in str(error.value)
     assert f"expected {expected}" in str(error.value) or expected is None
+
+
+@pytest.mark.parametrize(
+    ("state", "top1", "score", "problem"),
+    [
+        ("finished", 0.5, 0.5, None),
+        ("finished", None, None, "is finished and has top1 null; expected a number"),
+        ("finished", 0.5, None, "is finished and has score null; expected a number"),
+        ("diverged", None, 0.1, None),
+        ("diverged", None, None, "is diverged and has score null; expected a number"),
+        ("diverged", 0.5, 0.1, "is diverged and has top1 0.5; expected null"),
+        ("failed", None, None, None),
+        ("failed", None, 0.1, "is failed and has score 0.1; expected null"),
+    ],
+)
+def test_the_results_of_a_trial_are_those_of_its_state(tmp_path, state, top1, score, problem):
+    trial = {**TRIAL, "state": state, "top1": top1, "score": score}
+    (tmp_path / "trials.jsonl").write_text(json.dumps(trial) + "\n")
+    if problem is None:
+        report.scores_figure(records.read_trials(str(tmp_path)), str(tmp_path / "scores"))
+    else:
+        with pytest.raises(
+            RunError, match=rf"trials\.jsonl: is damaged: .* {problem}; restore it, or remove the line$"
+        ):
+            records.read_trials(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -611,7 +659,7 @@ def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     base = ["optimization.forward.schedule=" + schedule, "optimization.backward.schedule=" + schedule]
     plan = plans.load(plan_file(), trials=1, epochs=2)
     full = configuration.override(plans.base_config(plan, base), ["epochs=4"])
-    values = plan.checked_space().probes()[0]
+    values = plan.checked_space.probes()[0]
     for name, config in (
         ("short", plans.trial_config(plan, full, values)),
         ("full", plans.trial_config(plan.model_copy(update={"epochs": None}), full, values)),
@@ -632,7 +680,7 @@ def test_a_short_trial_does_not_compress_a_schedule_that_ends_with_the_run(plan_
     overrides = ["epochs=10", "optimization.alternation=1", "optimization.delay_epochs=1"]
     overrides += [f"optimization.forward.schedule={schedule}", "optimization.backward.schedule={drop_epochs: [2]}"]
     overrides += [f"optimization.loss_rates={{backward: {{schedule: {schedule}}}}}"]
-    base, values = configuration.override(plans.base_config(plan), overrides), plan.checked_space().probes()[0]
+    base, values = configuration.override(plans.base_config(plan), overrides), plan.checked_space.probes()[0]
     full = plans.trial_config(plan.model_copy(update={"epochs": None}), base, values)
     short, stretched = plans.trial_config(plan, base, values), configuration.override(full, ["epochs=3"])
 
@@ -646,10 +694,10 @@ def test_a_short_trial_does_not_compress_a_schedule_that_ends_with_the_run(plan_
         assert found[-1] > 0.5 > other[-1]
     # A trial of a run with drops is described as before, and the best run still ends with its schedule.
     assert short.optimization.backward == full.optimization.backward
-    best = Trial.ended(1, Ending("finished", 0.5), 0.1, 1.0, plan.checked_space().settings(values))
+    best = Trial.ended(1, Ending("finished", 0.5), 0.1, 1.0, plan.checked_space.settings(values))
     assert "end_epoch" not in report.best_yaml(plan, base, best)
     assert plans.trial_config(plan, plans.base_config(plan), values) == configuration.override(
-        plans.base_config(plan), [*plan.checked_space().overrides(values), "epochs=3"]
+        plans.base_config(plan), [*plan.checked_space.overrides(values), "epochs=3"]
     )
 
 

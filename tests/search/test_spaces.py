@@ -111,7 +111,7 @@ def test_the_spaces_are_those_of_the_paper(name):
         **{key: {"log_uniform": list(ends)} for key, ends in log_uniform.items()},
         **{key: {"choice": options} for key, options in choices.items()},
     }
-    found = {key: kind.model_dump() for key, kind in plan.checked_space().sampled.items()}
+    found = {key: kind.model_dump() for key, kind in plan.checked_space.sampled.items()}
     assert found == expected
     assert (plan.algorithm, plan.epochs) == ("tpe", 45)
     assert plans.base_config(plan).model.depth == 18
@@ -121,7 +121,7 @@ def test_the_spaces_are_those_of_the_paper(name):
 def test_the_best_settings_of_the_papers_searches_are_the_configurations_of_table_5(name, tmp_path):
     plan = load(name)
     base = plans.base_config(plan)
-    best = Trial(1, "finished", 0.6, 0.6, None, 1.0, plan.checked_space().settings(drawn(name)))
+    best = Trial(1, "finished", 0.6, 0.6, None, 1.0, plan.checked_space.settings(drawn(name)))
     (tmp_path / "best.yaml").write_text(report.best_yaml(plan, base, best))
     config = configuration.load(tmp_path / "best.yaml")
     # A trial has 45 epochs, and the setting found is trained for 100, not for the 90 of Table 4.
@@ -264,6 +264,31 @@ def test_a_file_replaces_whole_quantities_of_its_base(plan_file, tmp_path):
     assert plan.trials == 4
 
 
+def test_a_long_chain_is_derived_in_its_order():
+    names = [f"$a{number}" for number in range(3000)]
+    chain = {name: {"product": [after, 1]} for name, after in zip(names, [*names[1:], "b"], strict=True)}
+    space = Space({**chain, "b": {"uniform": [0, 1]}})
+    assert set(space.settings({"b": 0.5}).values()) == {0.5}
+
+
+def test_a_plan_makes_its_space_once(plan_file, monkeypatch):
+    made = []
+
+    class Counted(Space):
+        def __init__(self, *args):
+            made.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(plans, "Space", Counted)
+    plan = plans.load(plan_file("config: base.yaml\ntrials: 1\nspace: {batch_size: {choice: [10, 20, 30, 40, 50]}}\n"))
+    base = plans.base_config(plan)
+    plans.check(plan, base)
+    assert plans.trial_config(plan, base, {"batch_size": 30}).batch_size == 30
+    assert len(made) == 2  # One of them with the places of the quantities in the file, for messages.
+    assert "checked_space" not in plan.model_dump()
+    assert plan == plans.load(f"{plan.config.removesuffix('base.yaml')}search.yaml")
+
+
 BAD = {
     "no distribution": ({"alignment.amp": 3}, "space.alignment.amp: must be a mapping with one of uniform, "),
     "unknown distribution": ({"a": {"unifrom": [0, 1]}}, "did you mean 'uniform'"),
@@ -290,6 +315,16 @@ BAD = {
     ),
     "a number beyond all keys": ({"a": {"quantised": [0, 10**400, 1]}}, "space.a.quantised.1: "),
     "infinity": ({"a": {"uniform": [0, float("inf")]}}, "space.a.uniform.1: "),
+    "a quantity of itself": ({"a": {"uniform": [0, 1]}, "b": {"product": ["b"]}}, "space: b depend on each other"),
+    "a ring that others read": (
+        {"a": {"uniform": [0, 1]}, **{x: {"product": [y]} for x, y in ("bc", "cb", "dc")}},
+        " and ",
+    ),
+    "too many options": ({"a": {"choice": list(range(10_000))}}, "space: is too large: trying each option of a choice"),
+    "too many options of a large space": (
+        {"a": {"choice": list(range(100))}, "b": {"fixed": [1] * 500}},
+        "sets 51,300 values; at most 50,000 are allowed",
+    ),
 }
 
 

@@ -208,6 +208,14 @@ def test_a_lock_file_that_is_a_link_is_not_written_through(tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+def test_a_lock_file_that_is_a_fifo_is_named(tmp_path):
+    os.mkfifo(tmp_path / lock.NAME)
+    message = f"^{tmp_path / lock.NAME}: is not a regular file but a FIFO, a socket or a device; remove it$"
+    with pytest.raises(RunError, match=message), lock.held(str(tmp_path)):
+        pass
+    assert (tmp_path / lock.NAME).is_fifo()
+
+
 class Clock:
     """A clock that advances on request or while a process waits; living processes give heartbeats meanwhile."""
 

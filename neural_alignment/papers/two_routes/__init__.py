@@ -62,11 +62,17 @@ _ITEMS = [
 ]
 """Kind, number, title, function and runs of the tables and figures of the paper; further fields of `Item`."""
 
+_FROM_CONFIGS = ("5", "S2")
+"""Numbers of those that read configurations without runs."""
+
 PAGES = ("docs/two_routes.md",)
 """The page that contains the tables of claims and of angles."""
 
 ITEMS = [
-    *(Item(kind, f"two_routes/{number}", *fields) for kind, number, *fields in _ITEMS),
+    *(
+        Item(kind, f"two_routes/{number}", *fields, reads_configs=number in _FROM_CONFIGS)
+        for kind, number, *fields in _ITEMS
+    ),
     Item("table", "two_routes/claims", "the paper's comparisons of rules, judged", claims.table, _CLAIMED, pages=PAGES),
     Item("table", "two_routes/angles", "angles of all rules, ResNet-18", angles.make, angles.plan(), pages=PAGES),
     Item("table", "two_routes/examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),

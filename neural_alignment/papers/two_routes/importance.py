@@ -51,7 +51,7 @@ def make(source: Source) -> Artifact:
         RunError: if the folder contains no search, or a damaged one.
     """
     plan, trials = _found(source)
-    space = plan.checked_space()
+    space = plan.checked_space
     discrete = {name for name, kind in space.sampled.items() if isinstance(kind, Choice)}
     rows = sorted(_rows(group for group in report.importance(space, trials) if group.name in discrete), key=_place)
     missing = [f"{letter} ({name})" for name, letter in LETTERS.items() if name not in discrete]
@@ -71,7 +71,7 @@ def check(source: Source) -> None:
         RunError: if not.
     """
     plan, _ = _found(source)
-    if not any(isinstance(kind, Choice) for kind in plan.checked_space().sampled.values()):
+    if not any(isinstance(kind, Choice) for kind in plan.checked_space.sampled.values()):
         raise RunError(f"{source.folder}: is a search without a discrete metaparameter, of which the figure consists")
 
 

@@ -115,14 +115,14 @@ def _trial_rows(rule: str, trials: Sequence[Trial]) -> Iterator[Row]:
 
 def _chosen_rows(rule: str, plan: plans.Plan, trials: Sequence[Trial]) -> Iterator[Row]:
     best, seconds = best_of(list(trials)), round(sum(trial.seconds for trial in trials), 1)
-    for name in plan.checked_space().sampled:
+    for name in plan.checked_space.sampled:
         row = {"rule": rule, "setting": name, "value": float(f"{best.settings[name]:.{DIGITS}g}")}
         yield {**row, "trials": len(trials), "score": best.score, "seed": plan.seed, "seconds": seconds}
 
 
 def _is_at_an_end(plan: plans.Plan, row: Row) -> bool:
     """Whether a chosen value is in the first or last twentieth of its range, so that a better one may be outside."""
-    low, high = map(math.log, plan.checked_space().kinds[row["setting"]].log_uniform)
+    low, high = map(math.log, plan.checked_space.kinds[row["setting"]].log_uniform)
     return not 0.05 < (math.log(row["value"]) - low) / (high - low) < 0.95
 
 
