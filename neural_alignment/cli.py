@@ -254,9 +254,10 @@ def train(
     def directory() -> str:
         return run_dir or _default_place("runs", config, smoke)
 
-    if resume or resume_from is not None:
-        RunDirectory(directory()).check_plugins()  # First: without them the configuration has unknown names.
-    settings = configuration.load(config, overrides or (), smoke)
+    # Without the plugins of a run, its configuration has unknown names.
+    resumed = resume or resume_from is not None
+    with RunDirectory(directory()).plugins_checked() if resumed else contextlib.nullcontext():
+        settings = configuration.load(config, overrides or (), smoke)
     if resume and distribution.is_chief(settings.runtime) and not RunDirectory(directory()).exists():
         terminal.line(f"{directory()}: contains no run to resume; a new one starts")
     progress = callbacks.Progress(*terminal.progress_bar(), _evaluation_lines if terminal.is_terminal() else None)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.losses import Criterion
 from neural_alignment.paths import real
-from neural_alignment.reporting import check_writable, new_figure, png
+from neural_alignment.reporting import check_writable, new_figure, png, whole_ticks
 from neural_alignment.training import files
 from neural_alignment.training.run_directory import RunDirectory, check_different_seeds
 
@@ -164,6 +164,7 @@ def _quantities(criterion: Criterion) -> dict[str, dict[str, str]]:
 
 def _finish(axis: Axes, title: str) -> None:
     axis.set(xlabel="epoch", title=title)
+    whole_ticks(axis)
     axis.grid(alpha=0.3)
 
 

@@ -20,6 +20,7 @@ GROUP = "neural_alignment.plugins"
 """Entry-point group in which an installed package lists its plugins."""
 
 _imported: list[str] = []
+_installed: dict[str, str] = {}
 _are_installed_imported = False
 
 
@@ -51,6 +52,11 @@ def imported() -> list[str]:
     return list(_imported)
 
 
+def installed() -> dict[str, str]:
+    """Returns the plugins that `import_installed` has imported: the name of the module -> that of its package."""
+    return dict(_installed)
+
+
 def absent(names: Iterable[str]) -> list[str]:
     """Returns those of `names` that are not names of imported modules."""
     return [name for name in names if name not in sys.modules]
@@ -70,6 +76,7 @@ def import_installed() -> None:
         for entry in importlib.metadata.entry_points(group=GROUP):
             package = f" of the installed package {entry.dist.name}" if entry.dist is not None else ""
             _import(entry.module, f"plugin {entry.name}{package}")
+            _installed[entry.module] = entry.name if entry.dist is None else entry.dist.name
     except PluginError:
         _are_installed_imported = False
         raise

@@ -18,6 +18,7 @@ from neural_alignment.paths import problem_of_file
 from neural_alignment.training.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
@@ -180,6 +181,15 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def whole_ticks(axis: Axes) -> None:
+    """Puts the ticks of an x axis at whole numbers, if their places are chosen automatically: for numbers of epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    locator = axis.xaxis.get_major_locator()
+    if isinstance(locator, MaxNLocator):
+        locator.set_params(integer=True)
 
 
 def check_new(path: str) -> None:

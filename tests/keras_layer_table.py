@@ -1,6 +1,5 @@
 """Makes the table of `docs/layers.md`, every Keras layer with weights: `python tests/keras_layer_table.py`."""
 
-import functools
 import inspect
 from pathlib import Path
 
@@ -21,13 +20,10 @@ _FOREIGN = "runs a network of another library, whose backward pass is not that o
 _CONVOLUTIONAL_CELL = (
     "no aligned form: the aligned recurrent layers use matrix products in each time step, not convolutions"
 )
-_CONSTANT = "its weights are tables or statistics of the data, and are not trained"
-
-_SIGNS = ("add_weight(", "self.layer =", "self.cell", "forward_layer", "EinsumDense(", "TFSMLayer", "torch_module")
-"""Texts in the source of layers that create weights or contain another layer."""
+_CONSTANT = "its weights are statistics of the data, and are not trained"
 
 REASONS = {
-    "AdditiveAttention": _ELEMENTWISE,
+    "AdditiveAttention": "no aligned form: its scores are products with one vector",
     "Attention": "its only weight is a number that scales the scores",
     "BatchNormalization": _NORMALIZATION,
     "Bidirectional": "the recurrent layers in it are aligned",
@@ -38,12 +34,12 @@ REASONS = {
     "FlaxLayer": _FOREIGN,
     "GRUCell": _CELL.format(layer="GRU"),
     "GroupNormalization": _NORMALIZATION,
-    "IntegerLookup": _CONSTANT,
     "JaxLayer": _FOREIGN,
     "LSTMCell": _CELL.format(layer="LSTM"),
     "LayerNormalization": _NORMALIZATION,
     "Normalization": _CONSTANT,
     "PReLU": _ELEMENTWISE,
+    "Pipeline": "align the layers in it; use `keras.Sequential`",
     "RMSNormalization": _NORMALIZATION,
     "RNN": "runs any cell; align `SimpleRNN`, `LSTM` or `GRU`",
     "ReversibleEmbedding": "no aligned form: embedding and readout share one matrix; use `Embedding` and `Dense`",
@@ -51,13 +47,32 @@ REASONS = {
     "SimpleRNNCell": _CELL.format(layer="SimpleRNN"),
     "SpectralNormalization": "changes the kernel of the layer in it at each call",
     "StackedRNNCells": "stacks of cells; use several `SimpleRNN`, `LSTM` or `GRU` layers",
-    "StringLookup": _CONSTANT,
     "TFSMLayer": _FOREIGN,
     "TimeDistributed": "the layer in it is aligned; `layers.TimeDistributed` calls it once for all steps",
     "TorchModuleWrapper": _FOREIGN,
     "Wrapper": "a base class",
 }
-"""Keras layer that creates weights or contains another layer -> the reason why it has no aligned form."""
+"""Keras layer that has weights or contains layers with weights -> the reason why it has no aligned form."""
+
+WITHOUT_WEIGHTS = {
+    "Activation", "ActivityRegularization", "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D",
+    "AdaptiveAveragePooling3D", "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D", "Add",
+    "AlphaDropout", "AugMix", "AutoContrast", "Average", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "CategoryEncoding", "CenterCrop", "Concatenate", "ContrastLimitedAdaptiveHistogramEqualization", "Cropping1D",
+    "Cropping2D", "Cropping3D", "CutMix", "Discretization", "Dot", "Dropout", "ELU", "Equalization", "Flatten",
+    "GaussianDropout", "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "HashedCrossing", "Hashing", "Identity",
+    "InputLayer", "IntegerLookup", "Lambda", "Layer", "LeakyReLU", "Masking", "MaxNumBoundingBoxes", "MaxPooling1D",
+    "MaxPooling2D", "MaxPooling3D", "Maximum", "MelSpectrogram", "Minimum", "MixUp", "Multiply", "Permute",
+    "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomCrop",
+    "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue",
+    "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation",
+    "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom", "ReLU", "RepeatVector", "Rescaling",
+    "Reshape", "Resizing", "Softmax", "Solarization", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
+    "StringLookup", "Subtract", "TextVectorization", "UnitNormalization", "UpSampling1D", "UpSampling2D",
+    "UpSampling3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
+}  # fmt: skip
+"""Keras layers that have no weights and contain no layers with weights. A new layer is in none of the lists."""
 
 
 def layers():
@@ -75,25 +90,10 @@ def aligned_layers():
     return {name for name, kind in layers().items() if kind in ALIGNED_FORMS}
 
 
-_source = functools.cache(inspect.getsource)
-
-
-@functools.cache
-def layers_with_weights():
-    """Returns the names of the layers of Keras that create weights or contain another layer."""
-    found = set()
-    for name, kind in layers().items():
-        bases = kind.__mro__[: kind.__mro__.index(keras.layers.Layer)]
-        source = "".join(_source(base) for base in bases if base.__module__.startswith("keras."))
-        if any(text in source for text in _SIGNS):
-            found.add(name)
-    return found
-
-
 def table():
     """Returns the lines of the table."""
     aligned = aligned_layers()
-    names = sorted(aligned | layers_with_weights())
+    names = sorted(set(layers()) - WITHOUT_WEIGHTS)
     rows = [f"| `{name}` | {'aligned' if name in aligned else REASONS[name]} |" for name in names]
     return ["| layer of Keras | |", "|---|---|", *rows]
 

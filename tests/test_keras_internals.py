@@ -561,6 +561,14 @@ def test_the_moments_of_adam_are_those_of_a_variable():
         np.testing.assert_allclose(second.numpy(), np.full(variable.shape, gradient**2 / 2))
 
 
+def test_the_mean_squares_of_rmsprop_are_those_of_the_variables_in_order():
+    optimizer, variables = built(keras.optimizers.RMSprop(0.1, rho=0.75))
+    optimizer.apply([np.full(2, 2.0, np.float32), np.full(3, 4.0, np.float32)], variables)
+    averages = optimizer_internals.mean_squares(optimizer)
+    for average, variable, gradient in zip(averages, variables, (2.0, 4.0), strict=True):
+        np.testing.assert_allclose(average.numpy(), np.full(variable.shape, gradient**2 / 4))
+
+
 def test_the_moments_that_an_optimizer_is_given_are_those_of_its_variables():
     optimizer, variables = built(keras.optimizers.Adam(0.1, beta_1=0.75, beta_2=0.5))
     first, second = ([keras.Variable(np.full(each.shape, value)) for each in variables] for value in (8.0, 2.0))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,14 @@ RUN = {
     "evaluation": {"batch_size": 8, "probe_examples": 4},
     "logging": {"tensorboard": False},
 }
+PLAIN = {
+    **{key: value for key, value in RUN.items() if key != "loss"},
+    "data": {"source": "digits"},
+    "model": {"name": "fc", "hidden": [4]},
+    "alignment": {"rule": "feedback"},
+    "optimization": {"forward": {"name": "momentum", "learning_rate": 0.1}},
+    "max_steps": 2,
+}
 SEARCH = {"config": "run.yaml", "trials": 1, "space": {"alignment.quartic": {"log_uniform": [0.1, 1.0]}}}
 NAMED = {
     "rule": (alignments.RULES, "shrinking"),
@@ -59,6 +68,7 @@ def forget():
     for name in ("my_plugin", "my_rules"):
         sys.modules.pop(name, None)
     plugins._imported.clear()
+    plugins._installed.clear()
     for registry, name in NAMED.values():
         registry.pop(name, None)
     for name in CLASSES:
@@ -243,6 +253,33 @@ def test_an_installed_plugin_that_cannot_be_imported_is_named_with_its_package(r
     for _ in range(2):  # The second use does not go on without it.
         with pytest.raises(PluginError, match=message):
             plugins.import_installed()
+
+
+def test_a_run_names_an_installed_plugin_that_it_needs(run, tmp_path, monkeypatch):
+    def forget_and_import(forget=forget):
+        forget()
+        monkeypatch.setattr(plugins, "_are_installed_imported", False)
+        plugins.import_installed()
+
+    monkeypatch.setitem(globals(), "forget", forget_and_import)
+    install_plugin(tmp_path, "my_plugin")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "plain.yaml").write_text(json.dumps(PLAIN))
+    succeeds(run("train", "run.yaml", "--run-dir", "here"))
+    succeeds(run("train", "plain.yaml", "--run-dir", "plain"))
+    status = json.loads((tmp_path / "here" / "status.json").read_text())
+    assert (status["installed_plugins"], "imports" in status) == ({"my_plugin": "outside"}, False)
+    assert "top1" in succeeds(run("evaluate", "here"))
+    # Without the package. A run that does not use the plugin can be read.
+    shutil.rmtree(tmp_path / "outside-1.0.dist-info")
+    assert "top1" in succeeds(run("evaluate", "plain"))
+    needed = "here: the run was trained with plugins that are not installed: my_plugin of the package outside; without"
+    resume = ("train", "here/config.yaml", "--run-dir", "here", "--resume")
+    for again in (("evaluate", "here"), resume):
+        fails(run(*again), needed)
+    for damaged in ('{"installed_plugins": ["my_plugin"]}', '{"installed_plugins": 3}'):
+        (tmp_path / "here" / "status.json").write_text(damaged)
+        fails(run(*resume), "must be one of")
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ class Alignment(Options):
         return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
 
     def check_kernel(self, kernel: Any, layer: str) -> None:
-        """Checks that the rule can be combined with the constraint and the regulariser of W.
+        """Checks that the rule can be combined with the regulariser of W.
 
         Args:
             kernel: W, a variable of Keras.
@@ -426,12 +426,6 @@ class Alignment(Options):
         Raises:
             ValueError: if it cannot.
         """
-        if self.tie_gradient and kernel.constraint is not None:
-            raise ValueError(
-                f"{self.rule!r} gives B the updates of W, so {kernel.name!r} must have no constraint, which would "
-                f"change only W. Received {type(kernel.constraint).__name__} in layer {layer!r}. "
-                "Example: kernel_constraint=None."
-            )
 
     def check_run(self, config: Any) -> None:
         """Checks that the rule can be combined with the other options of a run.

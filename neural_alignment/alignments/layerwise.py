@@ -249,7 +249,6 @@ class KolenPollack(TrainedAlignment):
 
         A decay of W that is not known here, for example if it is that of the optimizer, is only a warning.
         """
-        super().check_kernel(kernel, layer)
         needed = 0.0 if self.update_forward else self.decay
         found, is_number = _decay_of(kernel.regularizer), isinstance(needed, float)
         if is_number and found is not None and math.isclose(found, needed, rel_tol=1e-5):

@@ -72,12 +72,12 @@ class DamageList:
         self.allowed = allowed
         self._records: dict[tuple[str, int], DamagedRecord] = {}  # by the present path of the file, and the number
         self._splits: list[_Split] = []
-        self._lock = threading.Lock()  # input pipelines add records from their own threads
+        self._mutex = threading.Lock()  # input pipelines add records from their own threads
 
     @property
     def records(self) -> list[DamagedRecord]:
         """The damaged records, sorted by file and index."""
-        with self._lock:
+        with self._mutex:
             return sorted(self._records.values())
 
     @property
@@ -104,7 +104,7 @@ class DamageList:
         for damaged in other.records:
             self._add(damaged.path, damaged)
         self._splits += other._splits
-        other._records, other._splits, other._lock = self._records, self._splits, self._lock
+        other._records, other._splits, other._mutex = self._records, self._splits, self._mutex
         if self.exceeds_limit:
             raise self.error()
 
@@ -121,7 +121,7 @@ class DamageList:
     def _add(self, path: str, damaged: DamagedRecord) -> bool:
         """Adds a record of the file that is at `path` now. Returns whether it is new."""
         key = path, damaged.record
-        with self._lock:
+        with self._mutex:
             new = key not in self._records
             known = self._records.get(key, damaged)
             self._records[key] = known._replace(step=min(known.step, damaged.step))

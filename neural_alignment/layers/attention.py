@@ -8,7 +8,13 @@ import keras
 
 from neural_alignment.alignments import Alignment
 from neural_alignment.keras_internals import arguments_of, replace_sublayer
-from neural_alignment.layers.base import LayerWithRule, check_computed_once, check_floats, checked_rule
+from neural_alignment.layers.base import (
+    LayerWithRule,
+    check_computed_once,
+    check_floats,
+    check_unconstrained,
+    checked_rule,
+)
 from neural_alignment.layers.dense import EinsumDense
 from neural_alignment.serialization import serializable
 
@@ -39,6 +45,7 @@ class AlignedAttention(LayerWithRule):
         if self.alignment is not None:
             check_floats(self)
             check_computed_once(self)
+            check_unconstrained(self, {"kernel_constraint": kwargs.get("kernel_constraint")})
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Creates the weights of the native layer and, if the rule has them, the backward kernels."""

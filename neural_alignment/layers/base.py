@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -21,6 +21,10 @@ Tensor = tf.Tensor
 
 PARAMETERIZATIONS = ("standard", "ntk")
 """A kernel is used unchanged ("standard"), or divided by the square root of its fan-in ("ntk")."""
+
+
+_CONSTRAINTS = ("kernel_constraint", "recurrent_constraint", "depthwise_constraint", "pointwise_constraint")
+"""The arguments of native layers that constrain kernels."""
 
 
 class LayerWithRule:
@@ -141,6 +145,7 @@ class AlignedLayer(LayerWithRule):
             )
         check_floats(self)
         check_computed_once(self)
+        check_unconstrained(self, {name: getattr(self, name, None) for name in _CONSTRAINTS})
         if getattr(self, "data_format", None) == "channels_first":
             raise ValueError(
                 '`data_format` must be "channels_last" in an aligned layer. '
@@ -502,6 +507,27 @@ def check_computed_once(layer: Any) -> None:
             "`keras.RematScope` must not include a layer with an alignment: its R would have no gradient. "
             f'Received layer {layer.name!r}. Example: keras.RematScope(mode="activations").'
         )
+
+
+def check_unconstrained(layer: Any, constraints: Mapping[str, Any]) -> None:
+    """Checks that no constraint changes a W whose updates its B gets.
+
+    Args:
+        layer: the layer.
+        constraints: the constraints of its kernels by the name of the argument; None for none.
+
+    Raises:
+        ValueError: if the rule ties the updates and there is a constraint.
+    """
+    if layer.alignment is None or not layer.alignment.tie_gradient:
+        return
+    for name, constraint in constraints.items():
+        if constraint is not None:
+            raise ValueError(
+                f"`{name}` must be None with {layer.alignment.rule!r}, which gives B the updates of W: a constraint "
+                f"would change only W. Received {type(constraint).__name__} in layer {layer.name!r}. "
+                f"Example: {name}=None."
+            )
 
 
 def before_gradient(outputs: Tensor, check: Callable[[], None]) -> Tensor:

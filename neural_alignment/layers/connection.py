@@ -124,7 +124,7 @@ class Connection:
 
         Raises:
             ValueError: if B needs an independent draw and the initializer gives all entries of W the same value, or if
-                the rule cannot be combined with the constraint or the regulariser of W.
+                the rule cannot be combined with the regulariser of W.
         """
         self.alignment.check_kernel(self.kernel, self.name)
         starts_at_forward = self.alignment.starts_at_forward

@@ -24,7 +24,9 @@ class Conversion(NamedTuple):
         model: the new model.
         converted: the name of the rule, for each converted layer, by layer name.
         left: the reason, for each layer that was not converted although an error passes through its weights, by layer
-            name. Layers whose weights only scale and shift each unit, such as normalisation, are not counted.
+            name. Layers whose weights only scale and shift each unit, such as normalisation, are not counted. Vectors
+            in a loop, a condition or a `tf.function`, and a vector that turns one unit into several by an elementwise
+            product, are not found.
     """
 
     model: keras.Model

@@ -16,7 +16,7 @@ from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
-from neural_alignment.layers import AlignedLayer, Connection
+from neural_alignment.layers import AlignedLayer, Connection, TimeDistributed
 from neural_alignment.losses import HalfSquaredError
 from neural_alignment.serialization import serializable
 from neural_alignment.training.finite_watch import FiniteWatch
@@ -40,6 +40,31 @@ def aligned_layers(model: keras.Model) -> list[Any]:
 def connections(model: keras.Model) -> list[Connection]:
     """Returns the connections of the aligned layers, each with one W and one B, in the order of the forward pass."""
     return [connection for layer in aligned_layers(model) for connection in layer.connections]
+
+
+def _check_wrappers(model: keras.Model) -> None:
+    """Checks that no wrapper of Keras contains a layer whose rule is not defined in it.
+
+    Raises:
+        ValueError: if `TimeDistributed` contains one whose R would be a sum over time steps, or `SpectralNormalization`
+            one whose B gets the updates of W.
+    """
+    for wrapper in all_layers(model):
+        if isinstance(wrapper, keras.layers.TimeDistributed) and not isinstance(wrapper, TimeDistributed):
+            attribute, reason = "reads_signals", "would add R of each time step to that of the others"
+            example = "neural_alignment.layers.TimeDistributed(layer)"
+        elif isinstance(wrapper, keras.layers.SpectralNormalization):
+            attribute, reason = "tie_gradient", "would change W in each call, but not B, which gets the updates of W"
+            example = "the layer without the wrapper"
+        else:
+            continue
+        for layer in (wrapper.layer, *all_layers(wrapper.layer)):
+            if isinstance(layer, AlignedLayer) and getattr(layer.alignment, attribute, False):
+                raise ValueError(
+                    f"`keras.layers.{type(wrapper).__name__}` must not contain a layer with the rule "
+                    f"{layer.alignment.rule!r}: it {reason}. Received {layer.name!r} in {wrapper.name!r}. "
+                    f"Example: {example}."
+                )
 
 
 @contextlib.contextmanager
@@ -93,8 +118,8 @@ class AlignedModel(InterceptedModel):
         graphs: the `RunGraphs` to which the graphs of steps belong if another run may use them; otherwise None.
 
     Raises:
-        ValueError: if `inputs` or `outputs` is missing, or if one layer has a networkwise rule and another layer does
-            not have it.
+        ValueError: if `inputs` or `outputs` is missing, if one layer has a networkwise rule and another layer does not
+            have it, or if a wrapper of Keras contains a layer whose rule is not defined in it.
     """
 
     graphs: Any = None
@@ -114,6 +139,7 @@ class AlignedModel(InterceptedModel):
         # The inputs of a model with one input are a list of one tensor. Keras would warn if it is then called with it.
         inputs, *rest = args or (kwargs.pop("inputs"),)
         super().__init__(_single(inputs), *rest, **kwargs)
+        _check_wrappers(self)
         rule = network_rule(self)
         self._prepared = False
         self._bound_rule = None if rule is None else BoundRule(self, rule)

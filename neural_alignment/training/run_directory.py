@@ -265,9 +265,8 @@ class RunDirectory:
         """
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()}
         known = {name: checksum for name, checksum in (checksums or {}).items() if checksum is not None}
-        named = plugins.imported()
-        status = {"state": state, **facts, "versions": versions, **({"imports": named} if named else {})}
-        status |= {"files": known} if known else {}
+        used = {"imports": plugins.imported(), "installed_plugins": plugins.installed(), "files": known}
+        status = {"state": state, **facts, "versions": versions, **{key: value for key, value in used.items() if value}}
         self.write("status.json", json.dumps(files.sealed(status), indent=2) + "\n")
 
     @staticmethod
@@ -315,27 +314,49 @@ class RunDirectory:
 
         Raises:
             ConfigError: if it is missing or damaged.
-            RunError: if a plugin of the run is not imported.
+            RunError: if a plugin of the run is missing.
+        """
+        with self.plugins_checked():
+            return configuration.load(self.file("config.yaml"))
+
+    @contextlib.contextmanager
+    def plugins_checked(self) -> Iterator[None]:
+        """Within the context, an error in the configuration of the run names installed plugins that are missing.
+
+        A run lists all installed plugins, also those that it does not use, so only an error shows that one is needed.
+
+        Raises:
+            RunError: if a plugin of the run is missing; the message names it.
         """
         self.check_plugins()
-        return configuration.load(self.file("config.yaml"))
+        try:
+            yield
+        except ConfigError as error:
+            packages = self._plugins("installed_plugins", dict)
+            if absent := plugins.absent(packages):
+                names = ", ".join(f"{name} of the package {packages[name]}" for name in absent)
+                reason = f"the run was trained with plugins that are not installed: {names}; without them {error}"
+                raise RunError(f"{self.path}: {reason}") from None
+            raise
 
     def check_plugins(self) -> None:
-        """Checks that the plugins with which the run was trained are imported. It imports none.
+        """Checks that the plugins that the user named for the training are imported. It imports none.
 
         Raises:
             RunError: if one is not; the message names it.
         """
-        path = self.file("status.json")
-        try:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                named = json.loads(file.read()).get("imports", [])
-        except (tf.errors.OpError, ValueError, AttributeError, RecursionError):
-            return  # Those who read the status report the problem.
-        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-        if absent := plugins.absent(names):
+        if absent := plugins.absent(self._plugins("imports", list)):
             options = " ".join(f"--import {name}" for name in absent)
             raise RunError(f"{self.path}: the run needs modules that are not imported; give {options}")
+
+    def _plugins(self, key: str, kind: type) -> Any:
+        """Returns the names of plugins in `status.json`, a list or a dictionary; none if they are damaged."""
+        try:
+            with tf.io.gfile.GFile(self.file("status.json"), "rb") as file:
+                found = json.loads(file.read()).get(key)
+        except (tf.errors.OpError, ValueError, AttributeError, RecursionError):
+            return kind()  # Those who read the status report the problem.
+        return found if isinstance(found, kind) and all(isinstance(name, str) for name in found) else kind()
 
     def checked_config(self, status: dict[str, Any]) -> Config:
         """Returns the configuration of the run after a check that it has not changed since the training.

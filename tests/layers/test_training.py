@@ -473,12 +473,12 @@ def test_a_plain_keras_model_trains_every_layer(rows):
     ],
 )
 def test_a_rule_that_ties_updates_refuses_a_constraint_of_w(name, constraint):
-    """The constraint changes W after each update, but not B."""
+    """The constraint changes W after each update, but not B. The constructor refuses it."""
     message = (
-        r"^'kolen_pollack' gives B the updates of W, so '.*' must have no constraint.* Received MaxNorm in layer '"
+        f"^`{constraint}` must be None with 'kolen_pollack', which gives B the updates of W.* Received MaxNorm in "
     )
     with pytest.raises(ValueError, match=message):
-        build(name, alignment=KolenPollack(decay=0.0), **{constraint: keras.constraints.MaxNorm(1.0)})
+        make(name, alignment=KolenPollack(decay=0.0), **{constraint: keras.constraints.MaxNorm(1.0)})
     build(name, alignment=Feedback(), **{constraint: keras.constraints.MaxNorm(1.0)})
     build(name, alignment=KolenPollack(decay=0.0), bias_constraint=keras.constraints.MaxNorm(1.0))
 

@@ -958,6 +958,45 @@ def test_a_model_without_a_graph_is_refused():
     assert Own(inputs=inputs, outputs=keras.layers.Dense(2)(inputs)).output_shape == (None, 2)
 
 
+def wrapped(wrapper, rule, around=lambda layer: layer):
+    """Returns the layers of a network with a wrapper of Keras around an aligned layer."""
+    inputs = keras.Input((6, 2, 4))
+    return inputs, wrapper(around(layers.Dense(4, alignment=rule, name="inner")), name="wrapper")(inputs)
+
+
+def in_a_model(layer):
+    return keras.Sequential([keras.Input((2, 4)), layer])
+
+
+SIGNALS, TIED = from_config(RULE_CONFIGS["activation"]), from_config(RULE_CONFIGS["kolen_pollack"])
+REFUSED_WRAPPERS = {
+    "steps": (keras.layers.TimeDistributed, SIGNALS, in_a_model),
+    "steps within steps": (lambda each, name: layers.TimeDistributed(keras.layers.TimeDistributed(each, name=name)),
+                           SIGNALS, lambda layer: layer),
+    "norm": (keras.layers.SpectralNormalization, TIED, lambda layer: layer),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_WRAPPERS)
+def test_wrappers_of_keras_in_which_a_rule_is_not_defined_are_refused(name):
+    wrapper, rule, around = REFUSED_WRAPPERS[name]
+    found = f"`keras.layers.* must not contain a layer with the rule '{rule.rule}': .* Received 'inner' in 'wrapper'"
+    with pytest.raises(ValueError, match=found) as raised:
+        AlignedModel(*wrapped(wrapper, rule, around))
+    assert "\n" not in str(raised.value)
+
+
+def test_wrappers_of_keras_are_allowed_with_other_rules():
+    for wrapper, rule in (
+        (layers.TimeDistributed, SIGNALS),
+        (keras.layers.TimeDistributed, Feedback()),
+        (keras.layers.TimeDistributed, TIED),
+        (keras.layers.SpectralNormalization, SIGNALS),
+        (keras.layers.TimeDistributed, None),
+    ):
+        AlignedModel(*wrapped(wrapper, rule))
+
+
 def test_the_inputs_and_outputs_of_every_kind_of_model_make_an_aligned_one(rng):
     """As messages advise. Warnings of Keras are errors here."""
     sequential = convert(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), AlignZero()).model
