@@ -155,6 +155,17 @@ def shortened(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def one_line(error: BaseException | str, length: int | None = 200) -> str:
+    """Returns the message of an error as one line, without TensorFlow's stack; its class if it has no message.
+
+    Args:
+        error: the error, or a message.
+        length: the largest number of characters; `None`: the line is not cut.
+    """
+    line = " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
+    return line if length is None else shortened(line, length)
+
+
 def as_written(value: Any) -> str:
     """Returns a value as in a file or on the command line: null, true and false, and mappings such as {a: 1}."""
     if value is None or isinstance(value, bool):
