@@ -135,14 +135,18 @@ class Diverged(Exception):  # noqa: N818 - a fact about the run
 class Stopped(Exception):  # noqa: N818 - a fact about the run
     """The run ended before its last step, because of a signal, a full disk, or the end of another worker.
 
-    `--resume` continues the run.
+    The message has two parts, because a command that started the run as one of several continues in another way.
 
     Attributes:
+        reason: the reason why the run ended, and the step that was saved, if one was.
+        remedy: how the command that raises the error continues; None if the reason says it.
         state: the state that is written to `status.json`.
     """
 
-    def __init__(self, message: str, state: str = "stopped"):
-        super().__init__(message)
+    def __init__(self, reason: str, remedy: str | None = None, state: str = "stopped"):
+        super().__init__(reason if remedy is None else f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
         self.state = state
 
 

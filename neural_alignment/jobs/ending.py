@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +49,7 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
     except Diverged as error:
         return Ending("diverged", reason=str(error))
     except Stopped as error:
-        return Ending("stopped", reason=_ADVICE.sub("", one_line(error, None)))
+        return Ending("stopped", reason=one_line(error.reason, None))
     except KeyboardInterrupt:
         return Ending("stopped", reason="a signal")
     except Unavailable as error:
@@ -63,10 +62,6 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
     finally:
         finish_tracing()  # The next job must not be traced at the same time, nor the state of Keras change meanwhile.
         clear_session()
-
-
-_ADVICE = re.compile(r"(;|, then) continue with --resume$")
-"""End of messages of `train`. A command with jobs has no such option; its own message says how to go on."""
 
 
 def past_ending(run_dir: str) -> Ending | None:

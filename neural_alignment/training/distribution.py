@@ -267,11 +267,9 @@ def explain(error: Exception) -> OtherWorkerEnded | None:
     if aborted is None or not isinstance(error, tf.errors.OpError):
         return None
     if reported := re.search(r"worker \d+ has ended: .*", aborted[1]):
-        return OtherWorkerEnded(reported[0], "failed")
-    return OtherWorkerEnded(
-        f"another worker is gone ({aborted[1][:150]}): see its messages for the reason; continue with --resume",
-        "failed",
-    )
+        return OtherWorkerEnded(reported[0], state="failed")
+    reason = f"another worker is gone ({aborted[1][:150]}): see its messages for the reason"
+    return OtherWorkerEnded(reason, "continue with --resume", "failed")
 
 
 def _report(runtime: Runtime, error: Exception) -> None:

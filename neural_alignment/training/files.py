@@ -297,9 +297,8 @@ def full_disk_reported(fallback: str, remedy: str = "continue with --resume") ->
         full = full_disk(error, fallback)
         if full is None:
             raise
-        raise Stopped(
-            f"{full}; everything saved before is complete: free some space, then {remedy}", "failed"
-        ) from None
+        reason = f"{full}; everything saved before is complete: free some space"
+        raise Stopped(reason, remedy, "failed") from None
 
 
 def full_disk(error: OSError | tf.errors.OpError, fallback: str = "") -> str | None:
