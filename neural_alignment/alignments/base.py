@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import keras
+import numpy as np
 import pydantic
 import tensorflow as tf
 
@@ -153,14 +154,18 @@ class KernelView:
     """The kernels of a connection at one step, from which a rule computes the kernel through which the error travels.
 
     Attributes:
+        linear_map: the linear map of the connection.
         forward_kernel: W, behind `tf.stop_gradient`.
         backward_kernel: B as it is stored, in the layout of W.
+        fixed_kernel: the second backward weight, or None. See `Alignment.fixed_shape`.
         name: name of the connection. The random numbers of connections with different names are independent.
         step: the global step.
     """
 
+    linear_map: LinearMap
     forward_kernel: Tensor
     backward_kernel: Tensor
+    fixed_kernel: Tensor | None = None
     name: str = "layer"
     step: Tensor | int = 0
 
@@ -338,7 +343,8 @@ class Alignment(Options):
     """
 
     tie_gradient: ClassVar[bool] = False
-    """Whether B gets the gradient of J to W, transposed (the angle primitive)."""
+    """Whether the kernel through which the error travels gets the gradient of J to W, transposed (the angle
+    primitive). See `carried_kernel`."""
     reads_signals: ClassVar[bool] = False
     """Whether R_l depends on the layer's inputs, as in `SignalAlignment`. If False, it depends only on the kernels, and
     the `LayerView` has no inputs."""
@@ -381,9 +387,49 @@ class Alignment(Options):
     def carried_kernel(self, kernels: KernelView) -> Tensor:
         """Returns the kernel through which the error travels, in the layout of W. By default it is B itself.
 
-        It is computed once in each forward pass through a connection, for all uses of the connection in that pass.
+        It is computed once in each forward pass through a connection, for all uses of the connection in that pass. With
+        `tie_gradient`, this kernel gets the gradient of J to W, and the stored B gets it through this function.
         """
         return kernels.backward_kernel
+
+    def stored_shape(self, linear_map: LinearMap, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of the stored B, in the layout of W, for a W of `shape`. By default it is that of W.
+
+        Args:
+            linear_map: the linear map of W.
+            shape: the shape of W.
+        """
+        del linear_map
+        return tuple(shape)
+
+    def fixed_shape(self, linear_map: LinearMap, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """Returns the shape of a second backward weight, which never changes, for a W of `shape`; None without one.
+
+        Args:
+            linear_map: the linear map of W.
+            shape: the shape of W.
+        """
+        del linear_map, shape
+
+    def draw_fixed(self, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        """Returns the values of the weight that `fixed_shape` describes.
+
+        Args:
+            shape: its shape.
+            rng: a generator whose seed depends on the layer and on the seed of W's initializer.
+        """
+        raise NotImplementedError
+
+    def check_map(self, linear_map: LinearMap, layer: str) -> None:
+        """Checks that the rule is defined for a linear map.
+
+        Args:
+            linear_map: the map.
+            layer: name of the layer, for the message.
+
+        Raises:
+            ValueError: if it is not.
+        """
 
     @property
     def trains_forward(self) -> bool:

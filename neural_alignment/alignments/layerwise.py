@@ -1,4 +1,4 @@
-"""The learning rules that act layer by layer: Kunin et al. 2020 (Table 2, Appendix D.3), sign symmetry, Align-prop.
+"""The learning rules that act layer by layer: Kunin et al. 2020 (Table 2, Appendix D.3), and rules of other papers.
 
 The R of a rule is a weighted sum of primitives P. Papers and published code disagree on the Greek letters of the
 weights and on the factors 1/2. Here each weight has the name of its primitive, with the factors of Table 1.
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import keras
+import numpy as np
 import pydantic
 import tensorflow as tf
 
@@ -22,6 +24,7 @@ from neural_alignment.alignments.base import Alignment, KernelView, LayerView, S
 from neural_alignment.alignments.registry import register
 from neural_alignment.alignments.schedules import Weight
 from neural_alignment.errors import ArgumentError
+from neural_alignment.operations import LinearMap
 from optimizers import noise
 from optimizers.keras_internals import scales_by_weights
 
@@ -287,6 +290,87 @@ class KolenPollack(TrainedAlignment):
         if self.decay != config.weight_decay and not self.update_forward:
             requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, so that W and B decay equally"
             raise ArgumentError(f"{config.key_path(self)}.decay", requirement, self.decay)
+
+
+@register
+class ProductFeedback(KolenPollack):
+    """Product feedback alignment, PFA (Li and Benna 2024): the error travels through a fixed and a learned kernel.
+
+    The error d at the outputs of a layer reaches its inputs x through hidden units with the errors r: through F, which
+    is random and never changes, and then through L, which gets the product of x and r. No two units are connected in
+    both directions. With z = W^T x and gradients as for a single example,
+
+        r = F d,  dx = L r,  dW = x d^T,  dL = x r^T = dW F^T.
+
+    The backward kernel is therefore B = L F. W and L decay equally, so the difference of B and W F^T F decays too, as
+    that of B and W does with Kolen-Pollack. F^T F is the identity if F is orthogonal, and is close to it if there are
+    many hidden units; W then aligns with B. Optimizers whose updates are linear in the gradient, such as momentum, move
+    L by exactly the product of W's update with F^T; Adam does not. In a convolution F acts at each position of the
+    outputs, and L has the taps and strides of W. R = decay P_decay, of L. `layer.backward_kernel` is B, which measures
+    compare with W.
+
+    The paper is arXiv 2405.20594. The equations and these details are those of the code of the authors
+    (https://github.com/jil095/product_feedback_alignment, `autograd/tfa` and `layers/tfa_constructor`), in which B and
+    R are the transposes of F and L:
+
+    - There are `expansion` hidden units for each output unit; 10 in their experiments.
+    - L is drawn by the initializer of W, in its own shape.
+    - The entries of F have a uniform distribution with the variance 1 / hidden units, so that F^T F is the identity on
+      average. In PFA-o, F is orthogonal and `expansion` is 1.
+
+    This class differs from that code:
+
+    - B is computed once in a step, and dL from dW, instead of r for each example. The gradients are the same; the cost
+      does not depend on the batch.
+    - Each group of a convolution, or channel of a depthwise one, has separate hidden units, as a separate convolution
+      would have. One F for all groups, as in that code, would send errors to inputs that do not reach the outputs.
+    - F is never the identity; this is Kolen-Pollack. All units are connected.
+    - The decay is constant. In the experiments of the authors it is larger in the first epoch; with `update_forward`,
+      `decay` can be a schedule here too.
+    """
+
+    rule: Literal["pfa"] = "pfa"
+    decay: Weight
+    """Weight of the decay primitive of L. It must equal the top-level key `weight_decay`; with `update_forward`, which
+    requires `weight_decay: 0`, it may have any value or be a schedule."""
+    expansion: pydantic.PositiveInt = 10
+    """Number of hidden units for each output unit."""
+    orthogonal: bool = False
+    """Whether the columns of F are orthogonal and of norm 1 (PFA-o, with `expansion: 1`), instead of independent
+    entries."""
+
+    def stored_shape(self, linear_map: LinearMap, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of L: that of W with `expansion` times the output units. See `Alignment.stored_shape`."""
+        sizes = list(shape)
+        sizes[linear_map.output_axes[-1]] *= self.expansion
+        return tuple(sizes)
+
+    def fixed_shape(self, linear_map: LinearMap, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of F, `(groups, hidden units, outputs)`. See `Alignment.fixed_shape`."""
+        groups, outputs = linear_map.units(shape)
+        return groups, self.expansion * outputs, outputs
+
+    def draw_fixed(self, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        """Returns F. See `Alignment.draw_fixed`."""
+        if self.orthogonal:
+            vectors, triangle = np.linalg.qr(rng.normal(size=shape))
+            # Without the signs the distribution would depend on the algorithm.
+            return vectors * np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[:, np.newaxis]
+        limit = math.sqrt(3 / shape[1])
+        return rng.uniform(-limit, limit, shape)
+
+    def carried_kernel(self, kernels: KernelView) -> Tensor:
+        """Returns B = L F. See `Alignment.carried_kernel`."""
+        return kernels.linear_map.combine_outputs(kernels.backward_kernel, kernels.fixed_kernel)
+
+    def check_map(self, linear_map: LinearMap, layer: str) -> None:
+        """Checks that the kernel has an axis of outputs. See `Alignment.check_map`."""
+        if not linear_map.output_axes:
+            raise ValueError(
+                f"{self.rule!r} needs a kernel with an axis that the outputs have and the inputs do not have: its "
+                f"hidden units are a multiple of these outputs. Received {linear_map} in layer {layer!r}. "
+                'Example: equation="ab,bc->ac".'
+            )
 
 
 def _decay_of(regularizer: Any) -> float | None:

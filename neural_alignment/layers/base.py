@@ -167,7 +167,7 @@ class AlignedLayer(LayerWithRule):
 
     @property
     def alignment_weights(self) -> list[Any]:
-        """The weights that the native layer does not have: backward kernels and step counters."""
+        """The weights that the native layer does not have: backward weights and step counters."""
         return [weight for connection in self.connections for weight in connection.weights]
 
     def connect(self, linear_map: LinearMap, kernel_name: str = "kernel", **options: Any) -> Connection:
@@ -439,6 +439,12 @@ class SingleKernelLayer(FeedforwardLayer):
         """Returns the one connection of the layer."""
         return (self.connect(self.linear_map(), bias=self.bias, following_activation=self.following_activation),)
 
+    def check_arguments(self) -> None:
+        """Checks that the rule is defined for the linear map. See `AlignedLayer.check_arguments`."""
+        super().check_arguments()
+        if self.keeps_backward_kernel:
+            self.alignment.check_map(self.linear_map(), self.name)
+
     @property
     def forward_kernel(self) -> Any:
         """W, the kernel of the native layer."""
@@ -449,7 +455,8 @@ class SingleKernelLayer(FeedforwardLayer):
         """B, the kernel through which the error travels: `(outputs, inputs)` in `Dense`, otherwise in the shape of W.
 
         It is a weight if the rule learns B or keeps it fixed. It is computed from W if the rule defines it by W (sign
-        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
+        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop), and from two weights if the
+        rule defines it by a product (product feedback alignment).
 
         Raises:
             AttributeError: if the layer has no alignment, or is not built.

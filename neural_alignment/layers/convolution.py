@@ -22,11 +22,11 @@ Tensor = tf.Tensor
 
 
 class _Convolution(SingleKernelLayer):
-    """A convolution of any dimension; its groups follow from the shapes of inputs and kernel."""
+    """A convolution of any dimension with any number of groups."""
 
     def linear_map(self) -> ConvMap:
         """Returns the linear map: a convolution."""
-        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate), self.groups)
 
 
 class _DepthwiseConvolution(SingleKernelLayer):

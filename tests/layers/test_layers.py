@@ -59,6 +59,7 @@ CONFIGS = {
         "reconstruct_backward": True, "compare_reconstruction": True, "steps_per_epoch": 3, "seed": 7, "layers": "l*",
     },
     "weight_mirror noise": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM+AD+OPS"]},
+    "pfa expanded": {**RULE_CONFIGS["pfa"], "expansion": 3, "orthogonal": True},
 }  # fmt: skip
 
 
@@ -111,7 +112,8 @@ class TestContract:
             tape.watch(x)
             total = tf.reduce_sum(layer(x, training=True) * upstream)
         dx, dw, dbias = tape.gradient(total, [x, layer.kernel.value, layer.bias.value])
-        carried = reference_carried(rule, arrays["w"], arrays["b"], "layer")
+        fixed = layer.connection().fixed_kernel
+        carried = reference_carried(rule, arrays["w"], arrays["b"], "layer", fixed=fixed)
         assert_close(dx, case.linear.reconstruct(upstream, carried, arrays["x"].shape))
         assert_differs(dx, case.linear.reconstruct(upstream, arrays["w"], arrays["x"].shape), by=0.1)
         assert_close(dw, case.linear.correlate(arrays["x"], upstream, arrays["w"].shape))
@@ -282,7 +284,9 @@ def test_dense_on_rank_3_counts_the_middle_axis_as_space(float64, rng, rule):
     z = x @ arrays["w"] + arrays["bias"]
     error = upstream * (z > 0)
     assert_close(outputs, relu(z))
-    assert_close(tape.gradient(total, inputs), error @ arrays["b"].T)
+    fixed = layer.connection().fixed_kernel
+    carried = reference_carried(rule, arrays["w"], arrays["b"], "wide", fixed=fixed)
+    assert_close(tape.gradient(total, inputs), error @ carried.T)
     assert_close(tape.gradient(total, layer.kernel.value), np.einsum("nti,nto->io", x, error))
 
     def regulariser(kernel):
@@ -781,7 +785,7 @@ def test_r_is_computed_only_if_it_trains_a_kernel(rng, kind, rule, freeze, compu
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("rule", ["information", "activation", "kolen_pollack"])
+@pytest.mark.parametrize("rule", ["information", "activation", "kolen_pollack", "pfa"])
 def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32(rng, policy, rule):
     arrays = SAME.arrays(rng)
     layer = SAME.build(alignment=from_config(RULE_CONFIGS[rule]), dtype=policy, name="mixed")
@@ -950,11 +954,12 @@ STACKS = [
     ("feedback", "seed generator", Stack),
     ("symmetric", "function", sequential),
     ("align_prop", "glorot_uniform", sequential),
+    ("pfa", "seed generator", Stack),
     ("align_prop", "glorot_uniform", Stack),
 ]
 
 
-@pytest.mark.parametrize(("rule", "initializer", "make"), exhaustive_unless(STACKS, STACKS[1:4]))
+@pytest.mark.parametrize(("rule", "initializer", "make"), exhaustive_unless(STACKS, STACKS[1:5]))
 def test_a_model_that_is_built_by_its_first_step_trains(rule, initializer, make):
     initializers = {"seed generator": INITIALIZERS["seed generator"](), "function": same_numbers}
     options = {"kernel_initializer": initializers.get(initializer, initializer)}

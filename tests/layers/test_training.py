@@ -102,7 +102,7 @@ def test_the_network_has_every_layer():
 @pytest.mark.parametrize(
     ("rule", "rows"),
     [
-        *(pytest.param(rule, FEW, id=rule) for rule in ("information", "align_prop")),
+        *(pytest.param(rule, FEW, id=rule) for rule in ("information", "align_prop", "pfa")),
         pytest.param("sign_symmetry", FEW, id="sign_symmetry", marks=pytest.mark.exhaustive),
         pytest.param("information", ALL, id="all", marks=pytest.mark.exhaustive),
     ],

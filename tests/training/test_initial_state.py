@@ -184,6 +184,18 @@ def save(model, path):
     return path
 
 
+def test_a_second_backward_weight_is_taken_over_too(tmp_path):
+    """With another seed the model has drawn another one."""
+    changes = {"alignment": {"rule": "pfa", "decay": 0.1, "expansion": 2}, "weight_decay": 0.1}
+    changes["optimization"] = {"backward": None}
+    source, model = build(seed=1, **changes), build(**changes)
+    names = ["conv1/fixed_kernel", "conv1/backward_kernel", "dense/fixed_kernel", "dense/backward_kernel"]
+    before, expected = weights(model), weights(source)
+    assert not any(np.array_equal(before[name], expected[name]) for name in names)
+    load_weights(model, save(source, tmp_path / "model.keras"))
+    assert_same(weights(model), expected)
+
+
 B = r"conv1/backward_kernel of shape \(3, 3, 1, 3\)"
 MISFITS = {
     "B is missing": (BACKPROPAGATION, {}, rf"{B} is not in the source \(1 more\)"),
