@@ -135,14 +135,18 @@ class Diverged(Exception):  # noqa: N818 - a fact about the run
 class Stopped(Exception):  # noqa: N818 - a fact about the run
     """The run ended before its last step, because of a signal, a full disk, or the end of another worker.
 
-    `--resume` continues the run.
+    The message has two parts, because a command that started the run as one of several continues in another way.
 
     Attributes:
+        reason: the reason why the run ended, and the step that was saved, if one was.
+        remedy: how the command that raises the error continues; None if the reason says it.
         state: the state that is written to `status.json`.
     """
 
-    def __init__(self, message: str, state: str = "stopped"):
-        super().__init__(message)
+    def __init__(self, reason: str, remedy: str | None = None, state: str = "stopped"):
+        super().__init__(reason if remedy is None else f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
         self.state = state
 
 
@@ -153,6 +157,17 @@ MOST_LISTED = 25
 def shortened(text: str, length: int = 200) -> str:
     """Returns `text`, cut to `length` characters with "..." at the end if it is longer."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def one_line(error: BaseException | str, length: int | None = 200) -> str:
+    """Returns the message of an error as one line, without TensorFlow's stack; its class if it has no message.
+
+    Args:
+        error: the error, or a message.
+        length: the largest number of characters; `None`: the line is not cut.
+    """
+    line = " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
+    return line if length is None else shortened(line, length)
 
 
 def as_written(value: Any) -> str:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, one_line
 from neural_alignment.paths import problem_of_file
 from neural_alignment.training.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
@@ -140,7 +141,7 @@ def read_csv(path: str) -> list[dict[str, str]]:
         with tf.io.gfile.GFile(path, "r") as file:
             return list(csv.DictReader(io.StringIO(file.read()), strict=True))
     except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())[:150]}") from None
+        raise RunError(f"{path}: cannot be read as CSV: {one_line(error, 150)}") from None
 
 
 def write(artifact: Artifact, path: str) -> list[str]:
@@ -182,6 +183,15 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def whole_ticks(axis: Axes) -> None:
+    """Puts the ticks of an x axis at whole numbers, if their places are chosen automatically: for numbers of epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    locator = axis.xaxis.get_major_locator()
+    if isinstance(locator, MaxNLocator):
+        locator.set_params(integer=True)
+
+
 def check_new(path: str) -> None:
     """Checks that no table or figure of this name exists, so that a long computation does not replace another result.
 
@@ -208,4 +218,4 @@ def check_writable(folder: str) -> None:
         write_whole(probe, "")
         tf.io.gfile.remove(probe)
     except tf.errors.OpError as error:
-        raise RunError(f"{folder}: cannot be written: {' '.join(error.message.split())[:200]}") from None
+        raise RunError(f"{folder}: cannot be written: {one_line(error)}") from None

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.alignments import WeightMirror, from_config
 from neural_alignment.config import Runtime
-from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, nearest, shortened
+from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, nearest, one_line, shortened
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 WRONG = WrongValue("model.strides", "must be one or two positive integers", (2, 2, 2), "strides=(2, 2)")
@@ -78,3 +79,19 @@ def test_a_check_between_options_names_the_key_to_change():
     rules = "alignment=[{rule: symmetric, self_: 1, decay: 1, layers: c*}, {rule: kolen_pollack, decay: 1}]"
     with pytest.raises(ConfigError, match=r"alignment\.1\.decay: must equal weight_decay"):
         configuration.load(QUICKSTART, [rules, "optimization.backward=null"])
+
+
+def test_a_message_of_several_lines_becomes_one_that_shows_where_it_was_cut():
+    assert one_line(ValueError("a\n  b\tc")) == "a b c"
+    assert one_line(ValueError("x" * 11), 10) == "xxxxxxx..."
+    assert one_line(ValueError("x" * 10), 10) == "x" * 10
+    assert one_line(ValueError("x " * 300), None) == "x " * 299 + "x"
+    assert one_line(EOFError()) == "EOFError"
+    assert one_line(" a\nb ") == "a b"
+
+
+def test_a_message_of_tensorflow_is_that_without_its_operation():
+    with tf.Graph().as_default():
+        error = tf.errors.InvalidArgumentError(None, tf.constant(1.0, name="where").op, "too\nsmall")
+    assert "where" in str(error)
+    assert one_line(error) == "too small"

@@ -197,14 +197,19 @@ def test_notebooks_become_pages_with_their_outputs(tmp_path):
 
 def test_every_figure_is_in_the_gallery_with_its_command():
     found = gallery.pictures()
-    files = {*(ROOT / "results").glob("*/*.png")}
+    files = {*(ROOT / "results").rglob("*.png")}
     assert {each.path for each_folder in found.values() for each in each_folder} == files
     for each in [each for each_folder in found.values() for each in each_folder]:
         assert re.match(r"(neural-alignment (figure|table|search)|make) ", each.command), each
         assert each.title
     commands = {each.path.name: each.command for each in found["wide_networks"]}
     assert commands["figure_7.png"] == "neural-alignment figure wide_networks/7 --runs benchmarks/results"
-    assert "(../results/wide_networks/figure_7.png)" in gallery.page()
+    searches = [each for each in found["two_routes"] if "searches" in each.path.parts]
+    assert "Searches, activation, scores" in [each.title for each in searches]
+    assert {each.command for each in searches} == {"make two-routes-rates"}
+    page = gallery.page()
+    assert "(../results/wide_networks/figure_7.png)" in page
+    assert "Numbers: [`scores.csv`](../results/two_routes/searches/activation/scores.csv)" in page
 
 
 def test_the_site_has_the_pages_files_and_folders_that_the_guide_names(tmp_path):

@@ -35,9 +35,9 @@ def pictures() -> dict[str, list[Picture]]:
     Raises:
         LookupError: if neither the tables and figures of the papers nor the README of its folder has its command.
     """
-    found = sorted(RESULTS.glob("*/*.png"), key=_order)
-    folders = sorted({path.parent.name for path in found}, key=lambda name: ("_" not in name, name))
-    return {name: [_picture(path) for path in found if path.parent.name == name] for name in folders}
+    found = sorted((path.relative_to(RESULTS) for path in RESULTS.rglob("*.png")), key=_order)
+    folders = sorted({path.parts[0] for path in found}, key=lambda name: ("_" not in name, name))
+    return {name: [_picture(RESULTS / path) for path in found if path.parts[0] == name] for name in folders}
 
 
 def page() -> str:
@@ -52,14 +52,14 @@ def page() -> str:
             lines += [each.caption, ""] if each.caption else []
             lines += ["```bash", each.command, "```", ""]
             made = [each.path.with_suffix(suffix) for suffix in (".md", ".csv")]
-            files = [f"[`{path.name}`](../results/{folder}/{path.name})" for path in made if path.exists()]
+            files = [f"[`{path.name}`](../{path.relative_to(ROOT).as_posix()})" for path in made if path.exists()]
             lines += [f"Numbers: {', '.join(files)}", ""] if files else []
     return "\n".join(lines)
 
 
 def _order(path: Path) -> list[tuple[bool, int, str]]:
     """Sorts figures by their numbers, and those of a supplement last."""
-    parts = re.findall(r"\d+|[^\d]+", path.stem)
+    parts = re.findall(r"\d+|[^\d]+", path.with_suffix("").as_posix())
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
@@ -67,11 +67,13 @@ def _picture(path: Path) -> Picture:
     """Returns the figure of a file."""
     text = path.with_suffix(".md")
     caption = _prose(text.read_text(encoding="utf-8")) if text.exists() else ""
+    name = path.relative_to(RESULTS).with_suffix("").as_posix()
     for item in ITEMS:
-        if item.paper == path.parent.name and item.file == path.stem:
+        if f"{item.paper}/{item.file}" == name:
             caption += f"\n\nIt needs {item.needs}." if item.needs else ""
             return Picture(path, _title(item), f"neural-alignment {item.kind} {item.name}{_options(item)}", caption)
-    return Picture(path, path.stem.replace("_", " ").capitalize(), _command(path), caption)
+    title = name.partition("/")[2].replace("/", ", ").replace("_", " ").capitalize()
+    return Picture(path, title, _command(path), caption)
 
 
 def _title(item: Item) -> str:
@@ -99,10 +101,11 @@ def _prose(text: str) -> str:
 
 def _command(path: Path) -> str:
     """Returns the command in the paragraph or row of the folder's README that names a file, where `*` is any text."""
-    parts = re.split(r"\n\n|\n(?=\|)", (path.parent / "README.md").read_text(encoding="utf-8"))
+    folder, _, name = path.relative_to(RESULTS).as_posix().partition("/")
+    parts = re.split(r"\n\n|\n(?=\|)", (RESULTS / folder / "README.md").read_text(encoding="utf-8"))
     for part in parts:
-        patterns = [name.replace(".", r"\.").replace("*", ".*") for name in re.findall(r"`([\w*]+\.[\w*]+)`", part)]
+        patterns = [name.replace(".", r"\.").replace("*", ".*") for name in re.findall(r"`([\w*/]+\.[\w*]+)`", part)]
         commands = re.findall(r"`((?:neural-alignment|make) [^`]+)`", part)
-        if commands and any(re.fullmatch(pattern, path.name) for pattern in patterns):
+        if commands and any(re.fullmatch(pattern, name) for pattern in patterns):
             return commands[0]
-    raise LookupError(f"results/{path.parent.name}/README.md names no command for {path.name}")
+    raise LookupError(f"results/{folder}/README.md names no command for {name}")

@@ -255,12 +255,12 @@ class Signals:
         reconstruction = self._reconstruct(self.backward_activity, self.view.forward_kernel)
         return standardise(reconstruction, self.backward_output, batch=False)
 
-    def overlap(self, other_primitives: set[str]) -> Tensor:
+    def overlap(self, shares: Literal["projection", "reconstruction"] | None = None) -> Tensor:
         """Returns the amp primitive of the two projections, computed in the cheapest of three equivalent forms.
 
         If the backward projection is linear in B, then <B^T x, z> = <B, x (x) z> = <x, B z>, where z is the forward
         projection and (x) denotes the outer product. The second form needs one correlation and no projection by B. The
-        third form costs nothing extra if the rule computes the reconstruction B z for the null primitive anyway. Both
+        third form costs nothing extra if the rule computes the reconstruction B z anyway, for the null primitive. Both
         primitives then share one gradient of the kernel.
 
         Centring is linear and self-adjoint, so it can move from one side of the product to the other: the second and
@@ -268,13 +268,13 @@ class Signals:
         backward projection passes a nonlinearity or is divided by its norm, which require B^T x itself.
 
         Args:
-            other_primitives: names of the other primitives that the rule computes.
+            shares: the signal that the rule computes anyway: the projection B^T x, or the reconstruction B z.
         """
         output = self.backward_output
         nonlinear = output.feature_normalize or (output.relu and self.activation is not None)
-        if nonlinear or "sparse" in other_primitives:
+        if nonlinear or shares == "projection":
             return primitives.amp(self.backward_projection, self.forward_projection)
-        if "null" in other_primitives:
+        if shares == "reconstruction":
             overlap = self._overlap_with_reconstruction()
         else:
             overlap = primitives.self_(self._transposed_hebbian, self.view.backward_kernel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 import tensorflow as tf
@@ -13,15 +13,23 @@ from neural_alignment.errors import ArgumentError
 SMALLEST_FRACTION = 1e-6
 
 
-def _checked(examples: float) -> float | None:
-    in_range = examples >= 1 if isinstance(examples, int) else SMALLEST_FRACTION <= examples <= 1
+def _checked(examples: Any) -> Any:
+    if isinstance(examples, int) and not isinstance(examples, bool):
+        in_range = examples >= 1
+    else:
+        in_range = isinstance(examples, float) and SMALLEST_FRACTION <= examples <= 1
     if not in_range:
         raise ArgumentError("", "must be a fraction in (0, 1], or an integer of at least 1", examples)
-    # Comparisons of configurations do not distinguish 1.0, the whole batch, from one example.
+    return examples
+
+
+def _whole_as_none(examples: float) -> float | None:
+    """Returns None for 1.0, because comparisons of configurations do not distinguish it from one example."""
     return None if isinstance(examples, float) and examples == 1 else examples
 
 
-PartOfBatch = Annotated[int | float, pydantic.AfterValidator(_checked)]
+# Before pydantic checks the types, so that there is one message for values of all types.
+PartOfBatch = Annotated[int | float, pydantic.BeforeValidator(_checked), pydantic.AfterValidator(_whole_as_none)]
 """A fraction of the batch (a float), or a number of examples (an integer). The fraction 1.0 becomes None."""
 
 

@@ -63,8 +63,8 @@ class SignSymmetry(Feedback):
     def carried_kernel(self, kernels: KernelView) -> Tensor:
         """Returns sign(W), scaled to the norm of B. See `Alignment.carried_kernel`."""
         signs = tf.sign(kernels.forward_kernel)
-        # `tf.norm` would write all squares to memory before summing them.
-        squares = tf.math.divide_no_nan(*map(_half_energy, (kernels.backward_kernel, signs)))
+        # `tf.norm` would write all squares to memory before summing them; decay is half the sum of squares.
+        squares = tf.math.divide_no_nan(*map(primitives.decay, (kernels.backward_kernel, signs)))
         return signs * tf.cast(tf.sqrt(squares), signs.dtype)
 
 
@@ -123,7 +123,7 @@ class WeightMirror(SignalAlignment):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l."""
-        overlap = self.signals(view).overlap(other_primitives=set())
+        overlap = self.signals(view).overlap()
         decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * overlap + self.weight("decay", view) * decay
 
@@ -154,19 +154,14 @@ class Information(SignalAlignment):
         if self.compare_reconstruction:
             amp = primitives.amp(signals.inputs, getattr(signals, reconstruction))
         else:
-            amp = signals.overlap(other_primitives=self._read_with_amp())
+            projects = self.reconstruct_backward or self.sparse_decay
+            amp = signals.overlap(shares="projection" if projects else "reconstruction")
         null = primitives.null(getattr(signals, reconstruction))
         if self.sparse_decay:
             decay = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
         else:
             decay = primitives.decay(view.backward_kernel, view.trained_forward_kernel)
         return self.weight("amp", view) * amp + self.weight("decay", view) * decay + self.weight("null", view) * null
-
-    def _read_with_amp(self) -> set[str]:
-        """Returns the other primitive that determines the cheapest form of amp. See `Signals.overlap`."""
-        if self.reconstruct_backward or self.sparse_decay:
-            return {"sparse"}
-        return {"null"}
 
 
 @register
@@ -204,7 +199,7 @@ class Activation(SignalAlignment):
         """Returns R_l."""
         signals = self.signals(view)
         sparse = primitives.sparse(signals.backward_projection, signals.trained_forward_projection)
-        amp = signals.overlap(other_primitives={"sparse"})
+        amp = signals.overlap(shares="projection")
         return self.weight("amp", view) * amp + self.weight("sparse", view) * sparse
 
 
@@ -259,8 +254,3 @@ class KolenPollack(TrainedAlignment):
         if self.decay != config.weight_decay and not self.update_forward:
             requirement = f"must equal weight_decay ({config.weight_decay}) with {name}, so that W and B decay equally"
             raise ArgumentError(f"{config.key_path(self)}.decay", requirement, self.decay)
-
-
-def _half_energy(kernel: Tensor) -> Tensor:
-    """Returns half the sum of squares. In float16 the sum over a large kernel would be infinite."""
-    return tf.nn.l2_loss(tf.cast(kernel, tf.float32) if kernel.dtype in (tf.float16, tf.bfloat16) else kernel)

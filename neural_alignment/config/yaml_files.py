@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from neural_alignment import paths, shipped
 from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
-from neural_alignment.errors import ConfigError, Mistake, as_written, nearest, shortened
+from neural_alignment.errors import ConfigError, Mistake, as_written, nearest, one_line, shortened
 
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that select the class of a mapping, such as `rule: symmetric`."""
@@ -59,7 +59,7 @@ def _text(path: str, where: str) -> str:
             with tf.io.gfile.GFile(path, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
     except (OSError, tf.errors.OpError) as error:
-        raise ConfigError(f"{path}: cannot be read{where}: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(f"{path}: cannot be read{where}: {one_line(error)}") from None
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: must be a YAML file of at most {MAX_BYTES:,} bytes; it is larger{where}")
     try:

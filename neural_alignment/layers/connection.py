@@ -18,13 +18,11 @@ from neural_alignment.alignments import Alignment, ForwardPass, KernelView, Laye
 from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.keras_internals import outermost_call, stored_value
 from neural_alignment.operations import LinearMap, carry
+from neural_alignment.operations.precision import HALF, widened
 
 logger = logging.getLogger(__name__)
 
 Tensor = tf.Tensor
-
-HALF = (tf.bfloat16, tf.float16)
-"""Dtypes that are too narrow for R; it is computed in float32 instead."""
 
 
 @dataclass(frozen=True)
@@ -279,10 +277,10 @@ class KernelValues:
             return
         # J's weight decay has no factor either, and a tied B must decay as W does.
         scaled = (lambda kernel: kernel) if rule.tie_gradient else connection.scaled
-        kernel = _widened(self.forward, connection.kernel)
-        backward = _widened(self.backward, connection.stored_backward_kernel)
+        kernel = _in_float32(self.forward, connection.kernel)
+        backward = _in_float32(self.backward, connection.stored_backward_kernel)
         if bias is not None and bias.dtype in HALF:
-            stored = _widened(bias, connection.bias)
+            stored = _in_float32(bias, connection.bias)
             bias = stored if connection.bias_row is None else stored[connection.bias_row]
         deferred = state.deferred is not None and not rule.reads_signals
         if rule.trains_forward and state.separate is not None and not deferred:
@@ -293,7 +291,7 @@ class KernelValues:
             known = reads and projection is not None and projection.dtype not in HALF  # R needs one in float32.
             view = LayerView(
                 linear_map=connection.linear_map,
-                inputs=_widened(self._used(inputs)) if reads else None,
+                inputs=widened(self._used(inputs)) if reads else None,
                 forward_kernel=scaled(kernel),
                 backward_kernel=scaled(backward),
                 bias=bias,
@@ -398,13 +396,6 @@ def _stored(variable: Any) -> Tensor:
     return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
-def _widened(value: Tensor | None, variable: Any = None) -> Tensor | None:
-    """Returns a tensor in at least float32, because R is not computed in half precision.
-
-    Args:
-        value: a signal, or the value of a weight in the compute dtype, or None.
-        variable: the weight; its stored value is returned, so that no precision is lost.
-    """
-    if value is None or value.dtype not in HALF:
-        return value
-    return tf.cast(value if variable is None else stored_value(variable), tf.float32)
+def _in_float32(value: Tensor, variable: Any) -> Tensor:
+    """Returns the value of a weight; with half precision the stored one in float32, so that no precision is lost."""
+    return widened(stored_value(variable)) if value.dtype in HALF else value

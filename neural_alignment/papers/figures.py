@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from neural_alignment.papers.tables import Key, chosen, grouped, value_of
-from neural_alignment.reporting import Artifact, Row, Spread, new_figure
+from neural_alignment.reporting import Artifact, Row, Spread, new_figure, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,6 +131,9 @@ def grid(
         note: a line of text below the panels, or above the entries of a legend there, such as the meaning of shades.
         share_x: whether all panels have the same x axis.
         share_y: whether all panels have the same y axis; `"row"`: those of the same row.
+
+    Raises:
+        ValueError: if a legend has a label of two looks, so that it would explain only one of them.
     """
     figure = new_figure(*size)
     axes = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=share_x, sharey=share_y)
@@ -141,6 +144,8 @@ def grid(
         for mark in each.marks:
             mark(axis)
         axis.set(**each.axes)
+        if axis.get_xlabel() == "epoch":
+            whole_ticks(axis)
         if not axis.has_data():
             _empty(axis)
     for axis, label in zip(axes[:, 0], ylabels, strict=False):
@@ -171,13 +176,25 @@ def _empty(axis: Axes) -> None:
 
 
 def _add_legend(owner: Axes | Figure, axes: Sequence[Axes], **options: Any) -> None:
-    """Adds a legend that has each label of some axes once."""
-    entries = {}
+    """Adds a legend that has each label of some axes once; raises `ValueError` if a label has two looks."""
+    entries: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            first = entries.setdefault(label, handle)
+            if _look(first) != _look(handle):
+                raise ValueError(
+                    f"the same label must have the same look in all panels of a legend. Received {label!r} with "
+                    f"{_look(first)} and {_look(handle)}. Example: a style for each label."
+                )
     if entries:
         owner.legend(list(entries.values()), list(entries), **options)
+
+
+def _look(handle: Any) -> dict[str, Any]:
+    """Returns the line style, marker and colours of a legend handle; of a line with error bars those of the line."""
+    artist = getattr(handle, "lines", [handle])[0]
+    names = ("linestyle", "marker", "color", "markerfacecolor", "edgecolor")
+    return {name: getattr(artist, f"get_{name}")() for name in names if hasattr(artist, f"get_{name}")}
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float, float]:
@@ -239,6 +256,19 @@ def lines(
                 _draw_line(axis, np.array(points, float), style.options() | options, band)
 
     return RowMark(rows, draw)
+
+
+def apart(x: str, by: str, values: Sequence[Any], move: Callable[[float, float], float]) -> Key:
+    """Returns x of a row, moved a little by its value of `by`, so that equal points of several lines can be seen.
+
+    Args:
+        x: column of x.
+        by: column that tells the lines apart.
+        values: its values, from left to right.
+        move: x and the place of the value, counted from the middle -> the moved x.
+    """
+    places = {value: number - (len(values) - 1) / 2 for number, value in enumerate(values)}
+    return lambda row: move(row[x], places[row[by]])
 
 
 def _points(rows: Sequence[Row], x: Key, y: Key, summary: Summary) -> list[tuple[float, ...]]:

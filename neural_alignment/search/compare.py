@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from neural_alignment.jobs.pool import Engine
-from neural_alignment.reporting import Artifact, Spread, duration, markdown, new_figure, write
+from neural_alignment.reporting import Artifact, Spread, duration, markdown, new_figure, whole_ticks, write
 from neural_alignment.search import report, run
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of
@@ -175,5 +175,6 @@ def _figure(curves: Curves) -> Figure:
         )
     axes.set_xlabel("trials")
     axes.set_ylabel("best validation top-1 so far (%)")
-    axes.legend(fontsize=8)
+    whole_ticks(axes)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
-from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure
+from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure, whole_ticks
 from neural_alignment.reporting import write as write_artifact
 from neural_alignment.search import plan as plans
 from neural_alignment.search.plan import Plan
@@ -172,6 +172,8 @@ def scores_figure(trials: Sequence[Trial], output: str) -> None:
     axes = figure.add_subplot()
     for state, marker, fill in (("finished", "o", "0.4"), ("diverged", "x", "black")):
         points = [trial for trial in trials if trial.state == state]
+        if not points:
+            continue
         style = {"color": fill, "marker": marker, "linestyle": "none", "markersize": 5}
         label = state if state == "finished" else f"{state} (counts as chance)"
         axes.plot([each.number for each in points], [100 * each.score for each in points], label=label, **style)
@@ -180,5 +182,6 @@ def scores_figure(trials: Sequence[Trial], output: str) -> None:
     )
     axes.set_xlabel("trial (number)")
     axes.set_ylabel("best validation top-1 (%)")
-    axes.legend(fontsize=8)
+    whole_ticks(axes)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     write_artifact(Artifact((*columns, "best_so_far"), rows, "", figure), output)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from neural_alignment import data
 from neural_alignment.alignments import Alignment
 from neural_alignment.config import Config
-from neural_alignment.errors import ArgumentError, ConfigError, InputError, WrongValue, shortened
+from neural_alignment.errors import ArgumentError, ConfigError, InputError, WrongValue, one_line, shortened
 from neural_alignment.keras_internals import all_layers, fresh_names, functional, has_graph
 from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
@@ -191,7 +191,7 @@ def _reported(key: str, options: Collection[str] = ()) -> Iterator[None]:
     except ValueError as error:
         is_option = isinstance(error, ArgumentError) and error.value.name.partition(".")[0] in options
         line = error.within(key).value.line if is_option else f"{key}: {error}"
-        raise ConfigError(shortened(" ".join(line.split()), 500)) from error
+        raise ConfigError(one_line(line, 500)) from error
 
 
 def output_units(config: Config, classes: int) -> int:

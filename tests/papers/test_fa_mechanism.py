@@ -6,11 +6,13 @@ import functools
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from helpers import distance, exhaustive_unless
 from lab import CONFIGS, computed_once, configuration_of, grey
+from matplotlib.text import Text
 
 from neural_alignment import config as configuration
 from neural_alignment.analysis import random_products, signals
@@ -20,7 +22,7 @@ from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.jobs.pieces import Piece, Pieces, Result
 from neural_alignment.jobs.plans import Cell, Run, unique
 from neural_alignment.papers import commands, fa_mechanism
-from neural_alignment.papers.fa_mechanism import compute, figures, tidy
+from neural_alignment.papers.fa_mechanism import compute, figures, normalisation, tidy
 from neural_alignment.papers.fa_mechanism import runs as experiments
 from neural_alignment.papers.fa_mechanism.network import build, build_direct
 from neural_alignment.papers.registry import Source, find
@@ -587,6 +589,59 @@ def test_the_axes_of_figures_are_named_and_their_rows_known(name, folder):
     assert "nan" not in product.text
     rows = list(csv.DictReader(io.StringIO(csv_text(product.columns, product.rows))))
     assert len(rows) == len(product.rows)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_of_a_figure_is_a_name_of_the_code(name, folder):
+    """Subscripts are set as formulas; `M_sym` and `f^(2)` would be raw text."""
+    texts = [text.get_text() for text in made(name, folder).figure.findobj(Text)]
+    assert not [text for text in texts if re.search(r"_|\^", re.sub(r"\$[^$]*\$", "", text))]
+
+
+def test_each_path_has_the_look_that_the_key_gives_to_its_condition(folder):
+    figure = made("fa_mechanism/7_paths", folder).figure
+    [legend] = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    shown = zip(labels, legend.get_lines(), strict=True)
+    looks = {label: (line.get_linestyle(), line.get_marker()) for label, line in shown}
+    panels = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    assert [axis.get_title() for axis in panels] == [
+        "(C) BP against BP-TRW", "(F) BP-TRW against BP-TRW, W and B normalised",
+    ]  # fmt: skip
+    for axis, pair in zip(panels, normalisation.PATHS.values(), strict=True):
+        paths = [line for line in axis.lines if len(line.get_xdata()) == 5]
+        names = [experiments.CONDITIONS[condition].style.label for condition in pair]
+        assert [line.get_label() for line in paths] == names
+        assert [(line.get_linestyle(), line.get_marker()) for line in paths] == [looks[name] for name in names]
+        assert all(line.get_markevery() == [-1] for line in paths)
+    assert len({looks[experiments.CONDITIONS[name].style.label] for name in ("bp", "bp_trw", "bp_trw_wb")}) == 3
+
+
+@pytest.mark.parametrize("name", ["6_similarity", "S5", "S5_lags"])
+def test_histograms_of_similarities_say_which_pairs_they_count(name, folder):
+    figure = made(f"fa_mechanism/{name}", folder).figure
+    assert "from the 0.5 % to the 99.5 % quantile" in figure.get_supxlabel()
+    assert "means of all pairs" in figure.get_supxlabel()
+    for axis in figure.axes:
+        assert "pairs in the bins" in axis.get_ylabel() or not axis.get_subplotspec().is_first_col()
+        assert any(text.get_text() for text in axis.get_yticklabels())
+
+
+def test_variances_that_are_compared_have_one_scale(folder):
+    images = [image for axis in made("fa_mechanism/S7", folder).figure.axes for image in axis.images]
+    ranges = {}
+    for image in images:
+        ranges.setdefault(image.axes.get_title().partition(": ")[2], []).append((image.get_array(), image.get_clim()))
+    assert {*ranges} == {"mean", "variance"}
+    for (first, limits), (second, others) in ranges.values():
+        assert limits == others == (min(first.min(), second.min()), max(first.max(), second.max()))
+
+
+def test_the_curve_of_figure_s1_is_smooth_at_its_ends(folder):
+    [curve] = [line for line in made("fa_mechanism/S1", folder).figure.axes[0].lines if line.get_label() == "arccos"]
+    assert curve.get_ydata() == pytest.approx(np.degrees(np.arccos(curve.get_xdata())), abs=1e-4)
+    assert np.abs(np.diff(curve.get_ydata())).max() < 2
+    assert (curve.get_ydata().min(), curve.get_ydata().max()) == (0, 180)
 
 
 def test_terms_at_all_moments_of_the_lab_are_drawn_in_greys_that_can_be_told_apart(monkeypatch):

@@ -9,6 +9,7 @@ from lab import grey
 from neural_alignment.papers import published
 from neural_alignment.papers.figures import (
     Style,
+    apart,
     grid,
     image,
     level,
@@ -86,6 +87,36 @@ def test_a_legend_of_all_panels_has_each_label_once_and_leaves_out_panels_with_t
     assert [text.get_text() for text in legend.get_texts()] == ["chance", "BP", "FA"]
     assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["dots"]
     assert len(figure.axes) == 3
+
+
+@pytest.mark.parametrize("other", [
+    points([1], [2], Style("BP", "s")),
+    points([1], [2], Style("BP", line="--")),
+    points([1], [2], Style("BP", shade=0.5)),
+    points([1], [2], Style("BP", filled=False)),
+    lines(ROWS, "width", "loss", None, Style("BP", "s")),
+])  # fmt: skip
+def test_a_label_with_two_looks_in_one_legend_is_refused(other):
+    each = panel(points([1], [1], Style("BP")))
+    assert grid([[each, each]], (4, 2), legend="outside lower center").legends
+    with pytest.raises(ValueError, match="Received 'BP' with "):
+        grid([[each, panel(other)]], (4, 2), legend="outside lower center")
+    # With a legend each, they are not confused.
+    assert len(grid([[each, panel(other)]], (4, 2), legends=[(0, 0), (0, 1)]).axes) == 2
+
+
+def test_lines_with_the_same_points_are_moved_apart_in_the_order_of_their_values():
+    place = apart("width", "rule", ["bp", "fa", "dfa"], lambda x, number: x * 2.0**number)
+    rows = [{"rule": rule, "width": 8} for rule in ("bp", "fa", "dfa")]
+    assert [place(row) for row in rows] == [4, 8, 16]
+
+
+@pytest.mark.parametrize(("label", "whole"), [("epoch", True), ("similarity", False)])
+def test_ticks_of_epochs_are_whole_numbers(label, whole):
+    axis = drawn(points([1, 10], [1, 2], Style("x")), xlabel=label, xlim=(0, 1.5))
+    places = [tick for tick in axis.get_xticks() if 0 <= tick <= 1.5]
+    assert len(places) > 1
+    assert all(float(place).is_integer() for place in places) == whole
 
 
 def test_axes_have_the_texts_limits_and_ticks_that_a_panel_names():

@@ -242,6 +242,16 @@ def test_rows_are_known_and_figures_grey(item, folder):
         assert all(axis.get_xlabel() for axis in product.figure.axes)
 
 
+@pytest.mark.parametrize("name", ["3", "4", "6"])
+def test_rules_with_the_same_accuracies_are_drawn_beside_each_other(name, folder):
+    """All rules have the same accuracies here."""
+    for axis in made("figure", name, folder).figure.axes:
+        curves = [container.lines[0] for container in axis.containers]
+        assert len({tuple(np.round(line.get_xdata(), 6)) for line in curves}) == len(curves) > 3
+    titles = [legend.get_title().get_text() for legend in made("figure", name, folder).figure.legends]
+    assert titles == ["Rules are moved apart a little."]
+
+
 def test_table_9_has_the_columns_that_were_agreed_on_and_the_first_of_equal_rates(folder):
     product = made("table", "9", folder)
     assert list(product.columns) == [

@@ -11,10 +11,12 @@ from lab import CONFIGS, computed_once, grey
 from sklearn.datasets import load_digits
 
 from neural_alignment.jobs.pieces import Pieces
+from neural_alignment.papers.figures import grid
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.wide_networks import figures, runs
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks.compute import limits, updates
+from neural_alignment.reporting import Spread
 
 SIZES = {"hidden": 3, "activation": "tanh", "examples": 20, "rate": 1.0, "moments": (1, 6), "side": 2}
 WIDTH = 5
@@ -148,6 +150,21 @@ def test_the_error_of_the_exponent_is_that_of_least_squares():
     assert abs(slopes.mean + 0.5) < 4 * expected
 
 
+def test_the_picture_of_a_fit_does_not_depend_on_the_rounding_of_a_processor(monkeypatch):
+    own = [{**row, "rule": "align_ada"} for row in rows(-0.5, 0.3) if row["seed"] < 3]
+    fit = tidy.exponent
+
+    def curve(error):
+        slopes, factor = fit(own)
+        rounded = Spread([slope * (1 + error) for slope in slopes.values])
+        monkeypatch.setattr(tidy, "exponent", lambda _: (rounded, factor * (1 - error)))
+        [axis] = grid([[figures._distance_panel(own, "", runs.UPDATE_WIDTHS)]], (3, 3)).axes
+        return axis.lines[-1].get_ydata()
+
+    assert (curve(0.0) == curve(1e-13)).all()
+    assert (curve(0.0) != curve(1e-3)).all()
+
+
 # The figures.
 
 
@@ -180,6 +197,10 @@ def test_proposition_2_has_a_row_for_each_network_rule_and_moment(source):
     assert any(axis.has_data() for axis in product.figure.axes)
     assert "| tanh | Align-zero | 2 | " in product.text
     assert "nan" not in product.text
+    # Only widths with data have a tick.
+    labels = [text.get_text() for text in product.figure.axes[0].get_xticklabels()]
+    assert labels == ["8", "256", "1024"]
+    assert "fits from 32 units on" in product.figure.get_supxlabel()
 
 
 def test_figure_2_shows_the_updates_of_both_widths(source):

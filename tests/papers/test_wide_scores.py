@@ -187,6 +187,18 @@ def test_the_figures_are_grey_and_hold_all_moments(source):
     assert len(last.rows) == 2 * len(first.rows) == 2 * 3 * (2 * len(SEEDS) + 1)
 
 
+def test_each_seed_of_figure_1_is_a_dot_beside_the_others_and_within_the_axis(source):
+    product = figures.figure_1(source)
+    axis = product.figure.axes[1]  # KMNIST, here.
+    own = [row for row in product.rows if row["setting"] == "kmnist"]
+    dots = [line for line in axis.lines if line.get_marker() == "."]
+    drawn = sorted(value for line in dots for value in line.get_ydata())
+    assert drawn == pytest.approx(sorted(row["score"] for row in own))
+    assert axis.get_ylim()[1] > max(drawn)
+    assert len({round(x, 6) for line in dots for x in line.get_xdata()}) == 3 * 2  # Layers and widths.
+    assert not axis.collections  # No bars, which would be deviations of two values.
+
+
 def test_the_command_scores_a_network_of_any_size():
     """The command `score` writes these rows; those of an epoch are the same with more epochs before or after."""
     found = scoring.report(loaded("alignment=null"), [1], 4, nothing)

@@ -541,7 +541,35 @@ def test_the_best_so_far_ignores_unfinished_trials():
     assert [str(value) for value in values] == ["nan", "0.3", "0.3", "0.3", "0.4"]
 
 
+def key_of(figure):
+    """Returns the texts of the only key of a figure, which is outside of the axes."""
+    [legend] = figure.legends
+    [axes] = figure.axes
+    assert axes.get_legend() is None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize(("scores", "states"), [
+    ([0.2, 0.3, 0.1], ["finished"]),
+    ([0.2, None, 0.3], ["finished", "diverged (counts as chance)"]),
+    ([None, None, None], ["diverged (counts as chance)"]),
+])  # fmt: skip
+def test_the_key_of_the_scores_has_the_states_that_occur(monkeypatch, scores, states):
+    written = []
+    monkeypatch.setattr(report, "write_artifact", lambda artifact, output: written.append(artifact))
+    report.scores_figure([trial(number, score) for number, score in enumerate(scores, start=1)], "")
+    [artifact] = written
+    assert key_of(artifact.figure) == [*states, "best so far"]
+    assert all(float(tick).is_integer() for tick in artifact.figure.axes[0].get_xticks())
+
+
 # --- comparisons
+
+
+def test_the_key_of_a_comparison_is_outside_and_trials_are_whole_numbers():
+    figure = compare._figure({"tpe": [[0.1, 0.2, 0.3]], "random": [[0.1, 0.1, 0.2]]})
+    assert key_of(figure) == ["tpe, mean and range of 1 seeds", "random, mean and range of 1 seeds"]
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
 
 
 def compared(plan_file, tmp_path, engine, seeds=(0, 1, 2), said=None):

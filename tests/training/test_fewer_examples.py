@@ -461,11 +461,12 @@ def test_the_options_are_saved_only_if_they_are_set():
         assert type(again.examples) is type(options["examples"])
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0, 1.5, True, "half"])
-def test_a_wrong_number_of_examples_is_refused(value):
-    with pytest.raises(ValueError, match="examples"):
+@pytest.mark.parametrize("value", [0, -1, 0.0, 1.5, True, "half", "0.5", math.nan, math.inf, [1]])
+def test_a_wrong_number_of_examples_is_refused_by_one_message_for_all_types(value):
+    allowed = r"must be a fraction in \(0, 1\], or an integer of at least 1"
+    with pytest.raises(ValueError, match=f"(?s)examples.* {allowed}"):
         Activation(amp=1.0, sparse=1.0, examples=value)
-    with pytest.raises(ConfigError, match=r"alignment\.examples: .*must be a|alignment\.examples: .*should be"):
+    with pytest.raises(ConfigError, match=rf"alignment\.examples: {allowed}; found [^(]*$"):
         from_config({"rule": "activation", "amp": 1.0, "sparse": 1.0, "examples": value})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, one_line
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
@@ -129,5 +129,5 @@ def _session() -> Any:
     try:
         return SparkSession.builder.appName("neural_alignment").getOrCreate()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ConfigError(f"Spark could not be started; it needs Java 17 or newer (JAVA_HOME): {reason}") from None

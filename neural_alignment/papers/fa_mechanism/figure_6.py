@@ -8,6 +8,8 @@ from typing import Any
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import tidy
 from neural_alignment.papers.fa_mechanism.figures import (
+    BINS,
+    PAIRS,
     RIGHT_ANGLE,
     SHADED,
     TERM_ANGLE,
@@ -94,7 +96,6 @@ def figure_6_similarity(source: Source) -> Artifact:
             figures.RowMark(chosen(rows, signal=signal, layer=1), draw_histograms),
             title=(lambda fraction: FRACTIONS[fraction].label) if signal == "output" else (lambda fraction: ""),
             xlabel="similarity",
-            yticks=[],
         )
         for signal in SIGNALS
     ]
@@ -104,6 +105,6 @@ def figure_6_similarity(source: Source) -> Artifact:
     )
     text = "One seed, before training; mean similarity of pairs within categories and between them.\n\n"
     text += table(rows, ("fraction", "signal", "layer"), columns)
-    labels = [f"part of the pairs\n{name}, l = 1" for name in SIGNALS.values()]
-    layout = {"ylabels": labels, "beside": [(0, 2), (1, 2)], "note": "Triangles: means."}
+    labels = [f"{name}, l = 1\n{PAIRS}" for name in SIGNALS.values()]
+    layout = {"ylabels": labels, "beside": [(0, 2), (1, 2)], "note": f"Triangles: means of all pairs. {BINS}"}
     return drawn(rows, text, panels, (11, 5.4), **layout)

@@ -84,7 +84,7 @@ def figure_1b(source: Source) -> Artifact:
 DATA = ("in file order", "shuffled")
 """Text for each value of the column `shuffled`."""
 
-TERM_ANGLE = "angle of T to Bᵀ (degrees)"
+TERM_ANGLE = "angle of the alignment\nterm to Bᵀ (degrees)"
 
 
 def term_panels(rows: Sequence[Row], first: bool = True, **axes: Any) -> list[Panel]:
@@ -289,6 +289,13 @@ GROUPS = {
     "between/poor": Style("between, poorly", "", "-.", 0.55),
 }
 """Group of pairs of examples -> look of its histogram."""
+
+
+PAIRS = "part of the pairs in the bins"
+"""Label of the y axis of histograms of similarities."""
+
+BINS = "Bins: from the 0.5 % to the 99.5 % quantile of the similarities of all pairs; pairs outside are not counted."
+"""Sentence below histograms of similarities."""
 
 
 def draw_histograms(axis: Axes, rows: Sequence[Row]) -> None:

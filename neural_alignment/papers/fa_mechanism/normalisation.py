@@ -21,6 +21,12 @@ from neural_alignment.reporting import Artifact, Row
 PATHS = {"C": ("bp", "bp_trw"), "F": ("bp_trw", "bp_trw_wb")}
 """Panel of Figure 7 -> conditions whose paths it shows."""
 
+PATH_STYLES = {
+    name: Style(CONDITIONS[name].style.label, *look)
+    for name, look in {"bp": ("o", "-"), "bp_trw": ("s", "--"), "bp_trw_wb": ("D", ":")}.items()
+}
+"""Condition -> look of its path; the marker is at its end."""
+
 OBSERVED = {
     "bp_trw": Style("BP-TRW"),
     "bp_trw_wb": Style("BP-TRW, W and B normalised", "s", "--", 0.5),
@@ -170,7 +176,7 @@ def figure_7_paths(source: Source) -> Artifact:
     columns = ("panel", "point", "condition", "x", "y", "height")
     layout = {
         "legend": "outside upper center",
-        "note": "Arrows: directions of updates at points of the second path.",
+        "note": "Markers: ends of the paths. Arrows: directions of updates at points of the second path.",
     }
     return drawn(rows, text + "\n".join(sentences), panels, (13, 5.6), columns, **layout)
 
@@ -202,12 +208,9 @@ def _plane_panel(letter: str, arrays: Arrays, minima: Sequence[tuple[float, floa
     """Returns a panel of two paths in the plane of their principal components, over contours of the error there."""
     surface = (arrays[name] for name in ("first_axis", "second_axis", "heights"))
     marks = [figures.contours(*surface, "‖E‖ / 2", levels=12, alpha=0.6)]
-    for number, (condition, path) in enumerate(zip(PATHS[letter], arrays["paths"], strict=True)):
-        marker, dash = "os"[number], ("-", "--")[number]
-        marks.append(points(*path.T, Style(CONDITIONS[condition].style.label, "", dash)))
-        marks.append(
-            points(*path[-1:].T, Style(f"end of {CONDITIONS[condition].style.label}", marker, ""), markersize=7)
-        )
+    pair = [PATH_STYLES[condition] for condition in PATHS[letter]]
+    for style, path in zip(pair, arrays["paths"], strict=True):
+        marks.append(points(*path.T, style, markevery=[-1], markersize=7))
     if minima:
         xs, ys, _ = zip(*minima, strict=True)
         marks.append(points(xs, ys, Style("local minimum in the plane", "*", "", filled=False), markersize=12))
@@ -218,4 +221,4 @@ def _plane_panel(letter: str, arrays: Arrays, minima: Sequence[tuple[float, floa
     marks.append(points(*arrays["feedback"][:, None], Style("Bᵀ in place of W", "X", "")))
     first, second = 100 * arrays["explained"]
     axes = {"xlabel": f"PC 1 ({first:.0f} %)", "ylabel": f"PC 2 ({second:.0f} %)"}
-    return panel(*marks, title=f"({letter})", **axes)
+    return panel(*marks, title=f"({letter}) {' against '.join(style.label for style in pair)}", **axes)

@@ -184,7 +184,10 @@ def figure_direct(source: Source) -> Artifact:
     text = f"{len(seeds)} seeds, to iteration {int(seeds[0].arrays['iteration'][-1])}. "
     text += f"Means over the last epoch:\n\n{ends}"
     columns = ("measure", "network", "layer", "moment", "epoch", "order", "seed", "value")
-    labels = [*DIRECT.values(), *(f"{NETWORKS[name].label}\nangle of T to Qᵀ (degrees)" for name in found)]
+    labels = [
+        *DIRECT.values(),
+        *(f"{NETWORKS[name].label}\nangle of the direct alignment\nterm to Qᵀ (degrees)" for name in found),
+    ]
     layout = {"ylabels": labels, "beside": [(row, 3) for row in range(len(panels))], "share_y": "row", "note": SHADED}
     return drawn([*over_epochs, *by_order], text, panels, (13, 2.7 * len(panels) + 0.4), columns, **layout)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neural_alignment.jobs.pieces import Arrays, Result
+from neural_alignment.jobs.pieces import Arrays, Pieces, Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import figures as main
 from neural_alignment.papers.fa_mechanism import tidy
@@ -24,7 +24,7 @@ from neural_alignment.reporting import Artifact, Row, Spread
 DRAWN = ("eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle")
 """Columns of a random transformation M in Figure S1."""
 
-RATIO = "‖Bᵀ M_skew‖ / ‖Bᵀ M_sym‖"
+RATIO = "‖Bᵀ M$_{skew}$‖ / ‖Bᵀ M$_{sym}$‖"
 
 
 def figure_s1(source: Source) -> Artifact:
@@ -40,12 +40,12 @@ def figure_s1(source: Source) -> Artifact:
         for moment, shade in zip(ends, (0.0, 0.5), strict=True)
         for lag in LAGS[1:]
     }
-    axes = {"title": "(C) eigenvalues of M_sym in the network, l = 2", "xlabel": "number, the largest first"}
+    axes = {"title": "(C) eigenvalues of M$_{sym}$ in the network, l = 2", "xlabel": "number, the largest first"}
     third = panel(shaded(spectra, "number", lambda row: (row["moment"], row["lag"]), styles), **axes)
     axes = {"title": "(D) skew part in the network, lag 60", "xlabel": "epoch", "ylabel": RATIO}
     ranges = lines(skews, _epoch, "value", "layer", LAYER_STYLES, figures.median_and_range, band=True)
     panels = [_draw_panels(draws), [third, panel(ranges, **axes, ylim=(0, None))]]
-    layout = {"ylabels": ["angle of Bᵀ to Bᵀ M_sym (degrees)", "eigenvalue / largest magnitude"]}
+    layout = {"ylabels": ["angle of Bᵀ to Bᵀ M$_{sym}$ (degrees)", "eigenvalue / largest magnitude"]}
     layout["note"] = "(C) means over seeds, shading: one standard deviation. (D) medians, shading: smallest to largest."
     cosine = np.cos(np.deg2rad(draws["symmetric_angle"])) / np.sqrt(1 + draws["skew_ratio"] ** 2)
     error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
@@ -61,18 +61,18 @@ def figure_s1(source: Source) -> Artifact:
 
 def _draw_panels(draws: Arrays) -> list[Panel]:
     """Returns panels A and B: angles of random transformations."""
-    near, cosines = draws["symmetric_angle"] < 60, np.linspace(-1, 1, 101)
+    near, angles = draws["symmetric_angle"] < 60, np.linspace(0, 180, 181)
 
     def dots(x: str, y: str, which: Any, label: str, shade: float) -> Mark:
         return points(draws[x][which], draws[y][which], Style(label, ".", "", shade), markersize=3)
 
     first = (
         dots("eigenvalue_ratio", "symmetric_angle", slice(None), "random M", 0.5),
-        points(cosines, np.degrees(np.arccos(cosines)), Style("arccos", "")),
+        points(np.cos(np.deg2rad(angles)), angles, Style("arccos", "")),
     )
     second = (
-        dots("skew_ratio", "angle", near, "M_sym below 60°", 0.0),
-        dots("skew_ratio", "angle", ~near, "M_sym above", 0.6),
+        dots("skew_ratio", "angle", near, "M$_{sym}$ below 60°", 0.0),
+        dots("skew_ratio", "angle", ~near, "M$_{sym}$ above", 0.6),
         RIGHT_ANGLE,
     )
     axes = {"title": "(A) symmetric part", "xlabel": "mean / root mean square of its eigenvalues", "ylim": (0, 180)}
@@ -195,20 +195,17 @@ def _lag_table(rows: Sequence[Row], measures: Mapping[str, tuple[str, str]], for
 
 SIGNALS = {"error": "errors δ(l+1)", "output": "outputs L(l-1)"}
 
-TRIANGLES = "Triangles: means; open for well classified pairs."
+TRIANGLES = f"Triangles: means of all pairs; open for well classified ones. {main.BINS}"
 
 
 def figure_s5(source: Source) -> Artifact:
     """Similarities of the signals of all pairs of data points, before and after training."""
-    [result] = source.chosen()
+    [(pieces, [result])] = source.read(Pieces)
     phases = ("first", "last")
     rows = [row for phase in phases for row in tidy.similarities(result.arrays, phase, main.GROUPS, phase=phase)]
-    examples = int(
-        np.sqrt(sum(result.arrays[f"first/output/1/{group}"].sum() for group in ("within", "between")) / 0.99)
-    )
     text = (
-        f"One seed, all pairs of about {examples} training examples (the paper: 60,000), also of each with itself; "
-        f"last is iteration {result.arrays['iteration'][-1]}.\n\n"
+        f"One seed, all pairs of {pieces.pieces[0].arguments['examples']:,} training examples (the paper: 60,000), "
+        f"also of each with itself; last is iteration {result.arrays['iteration'][-1]}.\n\n"
     )
     columns = {"phase": "phase", "signal": "signal", "l": "layer", "pairs": "group"}
     columns["mean similarity"] = lambda own: f"{own[0]['mean']:.4g}"
@@ -230,11 +227,11 @@ def _similarity_panels(
     for (value, signal), letter in letters.items():
         own = [row for row in rows if (row[by], row["signal"]) == (value, signal)]
         peaked = signal == "error" and any("/" in row["group"] for row in own)
-        axes = {"yscale": "log"} if peaked else {"yticks": []}
+        axes = {"yscale": "log"} if peaked else {}
         histograms = figures.RowMark(own, main.draw_histograms)
         panels.append(main.layer_panels(histograms, first=not panels, xlabel="similarity", **axes))
         when = f"{by} {value}" if by != "phase" else {"first": "before training", "last": "after training"}[value]
-        labels.append(f"({letter}) {SIGNALS[signal]}\n{when}\npart of the pairs")
+        labels.append(f"({letter}) {SIGNALS[signal]}\n{when}\n{main.PAIRS}")
     return panels, labels
 
 
@@ -249,7 +246,7 @@ def figure_s5_norms(source: Source) -> Artifact:
     ]
     curves = [points(epochs, each, Style(None, "", "-", 0.3), linewidth=0.4) for each in norms.T]
     middle = points(epochs, np.median(norms, axis=1), Style("median", "", "-", 0.0), linewidth=2.5)
-    axes = {"xlabel": "epoch", "ylabel": "‖δ_d‖ of a data point"}
+    axes = {"xlabel": "epoch", "ylabel": "‖δ$_d$‖ of a data point d"}
     part = float(np.mean(norms[-1] > 0.2 * np.median(norms[0])))
     text = (
         f"One seed, {norms.shape[1]} data points. The median falls from {np.median(norms[0]):.2f} to "
@@ -321,7 +318,9 @@ def figure_s7(source: Source) -> Artifact:
     place = {"origin": "lower", "extent": (0, 180, 0, 180), "aspect": "equal"}
 
     def heatmap(case: str, what: str) -> Panel:
-        drawing = figures.image(arrays[f"{case}_{what}"].T, f"{what} of θ₃ ({units[what]})", **place)
+        both = np.stack([arrays[f"{each}_{what}"] for each in CASES])
+        shades = {"vmin": np.nanmin(both), "vmax": np.nanmax(both)}  # The same in both cases, which are compared.
+        drawing = figures.image(arrays[f"{case}_{what}"].T, f"{what} of θ₃ ({units[what]})", **place, **shades)
         return panel(drawing, title=f"{CASES[case][1]}: {what}", xlabel="θ₁ (degrees)", ylabel="θ₂ (degrees)")
 
     shift, error = arrays["shift"]

@@ -71,14 +71,9 @@ def make(source: Source) -> Artifact | None:
     write(Artifact(TRIAL_COLUMNS, trials, ""), f"{source.output}/rates_trials")
     text = "\n\n".join([_table(rows, states, at_an_end), REMARK])
     panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in LAB_SEARCHED]
-    return drawn(
-        rows,
-        text,
-        panels,
-        (9, 1.7 * len(panels)),
-        COLUMNS,
-        ylabels=[f"{RULE_STYLES[rule].label}\nscore (%)" for rule in LAB_SEARCHED],
-    )
+    labels = [f"{RULE_STYLES[rule].label}\nscore (%)" for rule in LAB_SEARCHED]
+    size = (9, 1.7 * len(panels))
+    return drawn(rows, text, panels, size, COLUMNS, ylabels=labels, legend="outside lower center")
 
 
 def check(source: Source) -> None:
@@ -153,10 +148,10 @@ def _panel(rule: str, setting: str, trials: Sequence[Row], rows: Sequence[Row]) 
     if not own:
         return None
     best = max(own, key=lambda row: row["score"])
-    style = figures.Style(None, "o", "", 0.0, filled=False)
+    style = figures.Style("trial", "o", "", 0.0, filled=False)
     marks = [
         points([row[setting] for row in each], [100 * row["score"] for row in each], look)
-        for each, look in ((own, style), ([best], figures.Style("best trial", "o", "", 0.0)))
+        for each, look in ((own, style), ([best], figures.Style("best trial of the rule", "o", "", 0.0)))
     ]
     name = SETTINGS[setting] + ("" if chosen(rows, rule=rule) else ", search not finished")
     ends = TICKS[setting][0] / 1.5, 3.5 * TICKS[setting][-1]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from neural_alignment.jobs.plans import unique, waiting
 from neural_alignment.papers import figures as draw
 from neural_alignment.papers.figures import Panel, Style, drawn, lines, panel, panels_by, points, ticks
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import chosen, grouped, table
+from neural_alignment.papers.tables import Key, chosen, grouped, table
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks import runs
 from neural_alignment.papers.wide_networks.compute.limits import QUANTITIES
@@ -73,9 +73,18 @@ ACCURACY, PERCENT = "validation_accuracy", "validation accuracy (%)"
 """Column, and its label in figures."""
 
 
-def over(rows: Sequence[Row], x: str, y: str = ACCURACY) -> draw.RowMark:
-    """Returns a line per rule; of several seeds the first is drawn."""
-    return lines(rows, x, y, "rule", RULE_STYLES, draw.first)
+def over(rows: Sequence[Row], x: str) -> draw.RowMark:
+    """Returns the accuracies of each rule over x on a logarithmic axis; of several seeds the first is drawn."""
+    return lines(rows, moved(x, RULE_STYLES), ACCURACY, "rule", RULE_STYLES, draw.first)
+
+
+def moved(x: str, rules: Iterable[str], factor: float = 1.03) -> Key:
+    """Returns x of a row on a logarithmic axis, moved a little by rule: by a factor from each to the next."""
+    return draw.apart(x, "rule", [*rules], lambda place, number: place * factor**number)
+
+
+MOVED = "Rules are moved apart a little."
+"""Sentence below figures whose x is that of `moved`."""
 
 
 def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str) -> list[Row]:
@@ -121,7 +130,7 @@ def figure_3(source: Source) -> Artifact:
     ]
     text = f"{_counted(len(found), source)}. Nothing is drawn where J became infinite.{differences(source)}"
     size = (4.4 * len(widths), 1 + 3.8 * len(panels))
-    return drawn(rows, text, panels, size, columns, share_y="row", **BELOW)
+    return drawn(rows, text, panels, size, columns, share_y="row", note=MOVED, **BELOW)
 
 
 def figure_4(source: Source) -> Artifact:
@@ -136,7 +145,7 @@ def figure_4(source: Source) -> Artifact:
         )
     ]
     text = f"{_counted(len(rows), source)}. Left: here; right: Tables 6 and 7 of the paper, with its protocol."
-    by_dataset, layout = [*zip(*panels, strict=True)], {"share_y": "row", **BELOW}
+    by_dataset, layout = [*zip(*panels, strict=True)], {"share_y": "row", "note": MOVED, **BELOW}
     return drawn(rows, text + differences(source), by_dataset, (10, 8), ("dataset", *COLUMNS), **layout)
 
 
@@ -150,7 +159,7 @@ def figure_6(source: Source) -> Artifact:
         for own, title in ((rows, "width {}, here".format), (printed, "width {}, the paper".format))
     ]
     text = f"{_counted(len(rows), source)}. Above: here; below: Table 9 of the paper."
-    size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True}
+    size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True, "note": MOVED}
     return drawn(rows, text + differences(source), panels, size, COLUMNS_9, **layout, **BELOW)
 
 
@@ -171,7 +180,7 @@ def figure_5(source: Source) -> Artifact:
     ]
     check = ": a check of the pipeline on a sample of 1,000 images" if source.profile == "lab" else ""
     losses = panel(
-        over(rows, "epoch", y="train_loss"),
+        lines(rows, "epoch", "train_loss", "rule", RULE_STYLES, draw.first),
         lambda axis: axis.set_title(IMAGENET_LOSS + check, fontsize="small"),
         ticks(sorted({row["epoch"] for row in rows}), log=False),
         xlabel="epoch",
@@ -209,10 +218,9 @@ def figure_7(source: Source) -> Artifact:
 def time_figure(rounds: tidy.Rounds) -> Artifact:
     """Returns the seconds of a step in each round, and shows their medians and quartiles."""
     rows, widths = tidy.times(rounds), sorted(rounds["normal"])
-    shift = {rule: 1.03 ** (number - (len(rounds) - 1) / 2) for number, rule in enumerate(rounds)}
     panels = [
         panel(
-            lines(rows, lambda row: shift[row["rule"]] * row["width"], name, "rule", RULE_STYLES, draw.quartiles),
+            lines(rows, moved("width", rounds), name, "rule", RULE_STYLES, draw.quartiles),
             ticks(widths),
             xlabel="filters of each convolution",
             **axes,
@@ -231,7 +239,7 @@ def time_figure(rounds: tidy.Rounds) -> Artifact:
     text = by_rule(list(rounds), by_width(widths, cell), "step (ratio to Normal)")
     text += "\n\nMedians over rounds, of the ratio those of the ratios within a round; bars are quartiles. The 8-layer "
     text += "CIFAR-10 network on random images. Differs from the paper: one step, not an epoch; on a CPU."
-    note = "points: medians of the rounds; bars: quartiles; rules are moved apart a little"
+    note = f"Points: medians of the rounds. Bars: quartiles. {MOVED}"
     return drawn(rows, text, [panels], (10, 4.8), tidy.TIME_COLUMNS, note=note, **BELOW)
 
 
@@ -243,11 +251,11 @@ WIDTH_STYLES = {width: Style(f"x{width}", *look) for width, look in zip(runs.SCO
 """Width -> look of its scores."""
 
 
-def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str, *parts: Sequence[tuple]) -> Make:
+def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str, *parts: Sequence) -> Make:
     """Returns the function that makes a figure of scores over a column x, with a panel for each of `SHOWN_SCORES`.
 
     `rows_of` returns the rows of an entry of `SCORED`, and `note` explains the marks. Each of the parts is a row of
-    panels: its title, a column of scores, their looks by width, and how those with the same x are combined.
+    panels: its title, and functions that return a mark for rows.
     """
 
     def make(source: Source) -> Artifact:
@@ -255,7 +263,7 @@ def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str,
         panels = [
             [
                 panel(
-                    *(lines(own, x, column, "width", styles, summary) for column, styles, summary in series),
+                    *(mark(own) for mark in marks),
                     ticks(sorted({row[x] for row in own}), log=False),
                     title=title.format(SCORED[name].title),
                     xlabel=x,
@@ -263,7 +271,7 @@ def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str,
                 )
                 for name, own in ((name, chosen(rows, setting=name)) for name in runs.SHOWN_SCORES)
             ]
-            for title, *series in parts
+            for title, *marks in parts
         ]
         differing = (f"{SCORED[name].title}: {SCORED[name].differs}." for name in runs.SHOWN_SCORES)
         text, columns = " ".join([note, *differing]), ("setting", "epoch", *tidy.SCORE_COLUMNS)
@@ -273,15 +281,31 @@ def score_figure(x: str, rows_of: Callable[[Source, str], list[Row]], note: str,
     return make
 
 
+def _scores(x: Key, column: str, summary: draw.Summary, **changes: Any) -> Callable[[Sequence[Row]], draw.Mark]:
+    """Returns a function of rows that returns a line per width; `changes` of its look remove it from the legend."""
+    styles = _changed(WIDTH_STYLES, **changes) if changes else WIDTH_STYLES
+    return lambda rows: lines(rows, x, column, "width", styles, summary)
+
+
+def _single_scores(x: Key) -> Callable[[Sequence[Row]], draw.Mark]:
+    """Returns a function of rows that returns a dot for the score of each seed, in the shade of its width."""
+    seeds = SCORED["kmnist"].seeds
+    dots = _changed(WIDTH_STYLES, marker=".", line="")
+    styles = {(width, seed): style for width, style in dots.items() for seed in seeds}
+    return lambda rows: lines(rows, x, "score", lambda row: (row["width"], row["seed"]), styles, draw.first)
+
+
+_BY_WIDTH = draw.apart("layer", "width", [*WIDTH_STYLES], lambda place, number: place + 0.07 * number)
+
 *_FIRST, _LAST = map(str, SCORED["kmnist"].seeds)
-_SEEDS = f"mean and standard deviation over seeds {', '.join(_FIRST)} and {_LAST}"
+_SEEDS = f"means over seeds {', '.join(_FIRST)} and {_LAST}, and a dot for each"
 
 figure_1 = score_figure(
     "layer",
     tidy.final_scores,
-    f"Here: {_SEEDS}. The paper: one seed.",
-    (OURS, ("score", WIDTH_STYLES, draw.mean_and_deviation)),
-    (PAPERS, ("paper_score", WIDTH_STYLES, draw.first)),
+    f"Here: {_SEEDS}. The paper: one seed. Widths are moved apart a little.",
+    (OURS, _single_scores(_BY_WIDTH), _scores(_BY_WIDTH, "score", _middle(statistics.fmean))),
+    (PAPERS, _scores(_BY_WIDTH, "paper_score", draw.first)),
 )
 figure_8 = score_figure(
     "epoch",
@@ -289,8 +313,8 @@ figure_8 = score_figure(
     "Means over layers and seeds. Filled: scores; open: permuted weights.",
     (
         "{}",
-        ("score", WIDTH_STYLES, _middle(statistics.fmean)),
-        ("permuted_score", _changed(WIDTH_STYLES, filled=False), _middle(statistics.fmean)),
+        _scores("epoch", "score", _middle(statistics.fmean)),
+        _scores("epoch", "permuted_score", _middle(statistics.fmean), filled=False),
     ),
 )
 
@@ -344,7 +368,7 @@ def figure_9(source: Source) -> Artifact:
 UPDATE_STYLES = _styles(normal=("o", "-", 0.0), align_ada=("s", "-", 0.2), align_zero=("^", "--", 0.5))
 
 
-DOTS = "large: geometric means over seeds; dots: single seeds; lines: fits"
+DOTS = f"Large: geometric means over seeds. Dots: single seeds. Lines: fits from {tidy.FITTED} units on."
 
 
 def proposition_2(source: Source) -> Artifact:
@@ -366,9 +390,10 @@ def proposition_2(source: Source) -> Artifact:
     }
     text = table([row for own in ends.values() for row in own], ("activation", "rule"), columns)
     text += f"\n\nFitted from x{tidy.FITTED} on, a line for each seed: mean and standard error; the proposition: -0.5 "
-    panels = [_distance_panel(ends[name], title) for name, title in runs.ACTIVATIONS.items()]
+    widths = _widths(rows)
+    panels = [_distance_panel(ends[name], title, widths) for name, title in runs.ACTIVATIONS.items()]
     layout = {
-        "ylabels": [f"‖f − f_align‖ after {last} steps"],
+        "ylabels": [f"‖f − f$_{{align}}$‖ after {last} steps"],
         "legends": [(0, 0), (0, 1)],
         "share_y": True,
         "note": DOTS,
@@ -390,24 +415,32 @@ def limits(source: Source) -> Artifact:
     text += f"\n\nThe largest value over layers, after {runs.SIZES['moments'][-1]} steps. Exponents are fitted from "
     text += f"x{tidy.FITTED} on; the upper bounds are -1 in Proposition 1 and -0.5 in Lemma 1. Equation 22 is 0 with "
     text += "Align-zero and equation 21 with gradient descent; it is not computed for Align-ada."
-    panels = [_distance_panel(own, QUANTITIES[name]) for name, own in by_quantity.items()]
+    widths = _widths(rows)
+    panels = [_distance_panel(own, QUANTITIES[name], widths) for name, own in by_quantity.items()]
     layout = {"legends": [*np.ndindex(2, 3)], "ylabels": ["value at the end"] * 2, "note": DOTS}
-    return drawn(rows, text, [panels[:3], panels[3:]], (12, 7.5), tidy.LIMIT_COLUMNS, **layout)
+    return drawn(rows, text, [panels[:3], panels[3:]], (13.5, 7.5), tidy.LIMIT_COLUMNS, **layout)
 
 
-def _distance_panel(rows: Sequence[Row], title: str) -> Panel:
+def _widths(rows: Sequence[Row]) -> Sequence[int]:
+    """Returns the widths of a figure, in ascending order; those of the plan if nothing has been computed."""
+    return sorted({row["width"] for row in rows}) or runs.UPDATE_WIDTHS
+
+
+def _distance_panel(rows: Sequence[Row], title: str, widths: Sequence[int]) -> Panel:
     """Returns a panel of the distances of each rule, with the fit of their decline."""
-    marks, widths = [], runs.UPDATE_WIDTHS
+    marks = []
     for (rule,), own in grouped(rows, "rule").items():
         style = UPDATE_STYLES[rule]
-        means = dataclasses.replace(style, label=f"{style.label}: m^({_exponent_text(own)})", line="")
+        means = dataclasses.replace(style, label=f"{style.label}: exponent {_exponent_text(own)}", line="")
         marks.append(lines(own, "width", "distance", None, means, _middle(statistics.geometric_mean), markersize=6))
         every = ([row[name] for row in own] for name in ("width", "distance"))
         marks.append(points(*every, Style(None, ".", "", 0.7), markersize=3))
         slopes, factor = tidy.exponent(own)
         if slopes.known:
             xs = np.array(sorted({row["width"] for row in own if row["width"] >= tidy.FITTED}), float)
-            marks.append(points(xs, factor * xs**slopes.mean, dataclasses.replace(style, label=None, marker="")))
+            # The last digits of a fit differ among processors, and the picture would with them.
+            ys = [float(f"{y:.6g}") for y in factor * xs**slopes.mean]
+            marks.append(points(xs, ys, dataclasses.replace(style, label=None, marker="")))
     axes = {"xlabel": "hidden units m", "yscale": "log", "xlim": (widths[0] / 1.3, widths[-1] * 1.3)}
     return panel(*marks, ticks(widths), title=title, **axes)
 

@@ -22,7 +22,7 @@ QUANTITIES = {
     "weights": "change of W / √m, layers 2 to 4 (eq. 20)",
     "first_weights": "change of W / √m, layer 1 (eq. 20)",
     "jacobian": "change of ∇f (eq. 21)",
-    "linearised": "f − f_lin, Align-zero (eq. 57)",
+    "linearised": "f − its linearisation, Align-zero (eq. 57)",
 }
 """Quantity -> its title. Norms are operator norms, of activations and outputs roots of the mean squared norm."""
 
