@@ -13,7 +13,7 @@ import tensorflow as tf
 from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.forward_pass import DeferredTerm
-from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
+from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, flat_network, network_rule
 from neural_alignment.errors import ArgumentError
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection, TimeDistributed
@@ -89,7 +89,8 @@ class AlignedModel(InterceptedModel):
     gives the gradients of both, because R reaches only the backward kernels or, with `update_forward`, a copy of W
     whose gradient is separate from that of J. If the scheduler of a `MultiOptimizer` skips a loss at some steps, those
     steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
-    (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R.
+    (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R. The model then
+    has the layers of nested functional and Sequential models in place of these models.
 
     A rule with `every` computes its R_l only at some of the steps that train J. In the other steps R does not move its
     kernels. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
@@ -138,7 +139,8 @@ class AlignedModel(InterceptedModel):
             )
         # The inputs of a model with one input are a list of one tensor. Keras would warn if it is then called with it.
         inputs, *rest = args or (kwargs.pop("inputs"),)
-        super().__init__(_single(inputs), *rest, **kwargs)
+        outputs, *rest = rest or (kwargs.pop("outputs"),)
+        super().__init__(*flat_network(_single(inputs), outputs), *rest, **kwargs)
         _check_wrappers(self)
         rule = network_rule(self)
         self._prepared = False
