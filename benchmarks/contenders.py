@@ -94,8 +94,8 @@ def floor(
         costs: costs of the layers.
         products: number of products of R with each kernel; a fraction if R uses fewer examples.
         losses: the losses that are trained.
-        batch: number of examples of a step, among which the products of weights with each other are divided. Without
-            it they are left out.
+        batch: number of examples in a step. Products of two weights are computed once in a step, so each example has
+            1 / batch of their cost. Without it they are left out.
     """
     forward = sum(cost.product for cost in costs)
     backpropagation = 3 * forward - costs[0].product

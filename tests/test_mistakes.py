@@ -236,18 +236,18 @@ OTHER_CLASS = [
     (
         ["alignment.rule=feedback"],
         "--set alignment.rule=feedback: alignment.self_: unknown key; allowed: layers, rule, steps_per_epoch (1 more); "
-        "it is no key of rule: feedback; alignment={rule: feedback} replaces all keys of alignment",
+        "it is not a key of rule: feedback; alignment={rule: feedback} replaces all keys of alignment",
     ),
     (
         ["model.name=fc", "seed=1"],
         "--set model.name=fc: model.filters: unknown key; allowed: activation, hidden, initial_stddev, name, "
-        "output_activation, weight_norm (1 more); it is no key of name: fc; model={name: fc} replaces all keys of "
+        "output_activation, weight_norm (1 more); it is not a key of name: fc; model={name: fc} replaces all keys of "
         "model",
     ),
     (
         ["alignment=[{rule: symmetric, self_: 1, decay: 1}]", "alignment.0.rule=feedback"],
         "--set alignment.0.rule=feedback: alignment.0.self_: unknown key; allowed: layers, rule, steps_per_epoch "
-        "(1 more); it is no key of rule: feedback; alignment.0={rule: feedback} replaces all keys of alignment.0",
+        "(1 more); it is not a key of rule: feedback; alignment.0={rule: feedback} replaces all keys of alignment.0",
     ),
     (
         ["alignment={rule: feedback}", "alignment.self_=1"],

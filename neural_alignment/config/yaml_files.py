@@ -235,7 +235,7 @@ def _selecting(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> list[
 def _advice(path: str, kind: str, value: Any) -> str:
     """Returns the end of a message about a key of the class that a mapping had before."""
     selected = f"{kind}: {value if isinstance(value, str) else as_written(value)}"
-    return f"; it is no key of {selected}; {path}={{{selected}}} replaces all keys of {path}"
+    return f"; it is not a key of {selected}; {path}={{{selected}}} replaces all keys of {path}"
 
 
 def _effective(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -61,7 +61,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
             rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, is
             both in a custom layer and outside of it, or cannot be made from its configuration (an unregistered class or
-            function that is not an argument of a layer of Keras); or, with `strict`, if a layer is left.
+            function that is not an argument of a layer of Keras); or, with `strict`, if a layer without a
+            rule is left.
         ConfigError: if a rule matches no layer.
     """
     _check_model(model)
@@ -78,8 +79,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
             f"{found or 'none'}. Example: keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])."
         )
     assignment.check()
-    if strict and copies.left:
-        found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
+    if strict and (refused := {name: copies.left[name] for name in copies.left if name not in copies.kept}):
+        found = ", ".join(f"{name!r} ({reason})" for name, reason in refused.items())
         raise ValueError(
             "`strict` allows no layer that sends the error back through its own weights. "
             f"Received {found}. Example: strict=False, or a rule for every layer."
@@ -101,6 +102,7 @@ class _Copies:
     Attributes:
         converted: as in `Conversion`.
         left: as in `Conversion`.
+        kept: names of the layers in `left` that keep the rule that they already have.
     """
 
     def __init__(self, assignment: Assignment, readers: Readers, removes_rules: bool):
@@ -111,6 +113,7 @@ class _Copies:
         self._whole: dict[int, Any] = {}  # The layers that are copied together with the layers in them.
         self.converted: dict[str, str] = {}
         self.left: dict[str, str] = {}
+        self.kept: set[str] = set()
 
     def copy(self, layer: Any, wrapper: Any = None) -> Any:
         """Returns the copy of a layer, without its weights; the same one each time, so that shared layers stay shared.
@@ -195,6 +198,7 @@ class _Copies:
         """Records why a layer whose weights an error passes through is not converted. Arguments as in `copy`."""
         rule = getattr(getattr(layer, "alignment", None), "rule", None)
         if rule:
+            self.kept.add(layer.name)
             self.left[layer.name] = f"it already has the rule {rule!r}"
         elif _share(layer.weights, error_weights(wrapper or layer)):  # Keras calls only the wrapper.
             self.left[layer.name] = f"{type(layer).__name__} has no aligned form"

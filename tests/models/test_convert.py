@@ -165,6 +165,11 @@ def test_layers_are_converted_one_after_the_other():
     first = convert(model, Feedback(layers="hidden")).model
     second, converted, left = convert(first, Symmetric(self_=0.1, decay=0.1, layers="last"))
     assert (converted, left) == ({"last": "symmetric"}, {"hidden": "it already has the rule 'feedback'"})
+    assert convert(first, Symmetric(self_=0.1, decay=0.1, layers="last"), strict=True).left == left
+    with pytest.raises(ValueError, match=r"`strict`.*Received 'last' \(it has no rule\)\."):
+        convert(
+            keras.Model(start, keras.layers.Dense(2, name="end")(first.outputs[0])), Feedback(layers="end"), strict=True
+        )
     kept = [each.get_layer("hidden").backward_kernel.numpy() for each in (first, second)]
     np.testing.assert_array_equal(*kept)
     assert kept[0].std() > 0.5
