@@ -462,12 +462,13 @@ class Alignment(Options):
         known = type(self).model_fields.keys() - self.model_fields_set
         return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
 
-    def check_kernel(self, kernel: Any, layer: str) -> None:
+    def check_kernel(self, kernel: Any, layer: str, argument: str) -> None:
         """Checks that the rule can be combined with the regulariser of W.
 
         Args:
             kernel: W, a variable of Keras.
             layer: name of the layer or connection.
+            argument: name of the layer's argument that regularises W.
 
         Raises:
             ValueError: if it cannot.

@@ -242,7 +242,7 @@ class KolenPollack(TrainedAlignment):
             raise ArgumentError("every", requirement, self.every)
         return self
 
-    def check_kernel(self, kernel: Any, layer: str) -> None:
+    def check_kernel(self, kernel: Any, layer: str, argument: str) -> None:
         """Checks that W and B decay equally. See `Alignment.check_kernel`.
 
         A decay of W that is not known here, for example if it is that of the optimizer, is only a warning.
@@ -251,21 +251,21 @@ class KolenPollack(TrainedAlignment):
         found, is_number = _decay_of(kernel.regularizer), isinstance(needed, float)
         if is_number and found is not None and math.isclose(found, needed, rel_tol=1e-5):
             return
-        argument, regularizer = f"{kernel.name.removesuffix('_kernel')}_regularizer", _described(kernel.regularizer)
+        regularizer = _described(kernel.regularizer)
         if is_number and found:
             example = f"keras.regularizers.L2({needed / 2:g})" if needed else None
             raise ValueError(
-                f"`{argument}` must decay W by {needed:g}, as {self.rule!r} requires, or B does not become W^T. "
+                f"`{argument}` must decay W by {needed:g}, as {self.rule!r} requires, or W and B do not align. "
                 f"Received {regularizer}, which decays W by {found:g}, in layer {layer!r}. "
                 f"Example: {argument}={example}."
             )
         if (self, regularizer) not in _warned:
             _warned.add((self, regularizer))
-            message = (
-                "%r requires an equal decay of W and B, or B does not become W^T. Received decay=%s and %s=%s in layer "
-                "%r. Example: decay=0.1 and %s=keras.regularizers.L2(0.05)"
-            )
-            logger.warning(message, self.rule, self.decay, argument, regularizer, layer, argument)
+            requirement, example = "an equal decay of W and B", f"decay=0.1 and {argument}=keras.regularizers.L2(0.05)"
+            if self.update_forward:
+                requirement, example = "a W without other decay, because its R decays W", f"{argument}=None"
+            message = "%r requires %s, or W and B do not align. Received decay=%s and %s=%s in layer %r. Example: %s"
+            logger.warning(message, self.rule, requirement, self.decay, argument, regularizer, layer, example)
 
     def check_run(self, config: Any) -> None:
         """Checks that W and B get the same updates. See `Alignment.check_run`."""
@@ -331,8 +331,9 @@ class ProductFeedback(KolenPollack):
 
     rule: Literal["pfa"] = "pfa"
     decay: Weight
-    """Weight of the decay primitive of L. It must equal the top-level key `weight_decay`; with `update_forward`, which
-    requires `weight_decay: 0`, it may have any value or be a schedule."""
+    """Weight of the decay primitive of L. It must equal the weight decay of W: the top-level key `weight_decay`, or in
+    a Keras model twice the coefficient of the L2 regulariser of W. With `update_forward`, which requires a weight decay
+    of 0, it may have any value or be a schedule."""
     expansion: pydantic.PositiveInt = 10
     """Number of hidden units for each output unit."""
     orthogonal: bool = False

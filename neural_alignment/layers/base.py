@@ -204,7 +204,8 @@ class AlignedLayer(LayerWithRule):
         """Creates the weights of the native layer and, if the rule has them, the backward kernels.
 
         Raises:
-            ValueError: if a B needs an independent draw and the initializer gives all entries of W the same value.
+            ValueError: if a B needs an independent draw and the initializer gives all entries of W the same value, or
+                if the rule cannot be combined with the regulariser of W.
         """
         super().build(input_shape)
         self.add_backward_kernels()
@@ -220,6 +221,10 @@ class AlignedLayer(LayerWithRule):
     def initializer_of(self, connection: Connection) -> Any:
         """Returns the initializer of the W of a connection."""
         return keras.initializers.get(self._initializers[connection.kernel_name])
+
+    def regularizer_argument(self, connection: Connection) -> str:
+        """Returns the name of the argument that regularises the W of a connection."""
+        return f"{connection.kernel_name.removesuffix('_kernel')}_regularizer"
 
     def take_converted(self, layer: Any) -> None:
         """Notes the kernels of the native layer that this one is converted from.

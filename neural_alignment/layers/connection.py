@@ -139,7 +139,7 @@ class Connection:
             ValueError: if B needs an independent draw and the initializer gives all entries of W the same value, or if
                 the rule cannot be combined with the regulariser of W.
         """
-        self.alignment.check_kernel(self.kernel, self.name)
+        self.alignment.check_kernel(self.kernel, self.name, self.layer.regularizer_argument(self))
         starts_at_forward = self.alignment.starts_at_forward
         stored_shape = self.alignment.stored_shape(self.linear_map, tuple(self.kernel.shape))
 

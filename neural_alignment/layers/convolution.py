@@ -38,6 +38,11 @@ class _DepthwiseConvolution(SingleKernelLayer):
         """Returns the linear map of the convolution."""
         return DepthwiseMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
 
+    def regularizer_argument(self, connection: Connection) -> str:
+        """Returns the name in Keras, which calls the weight `kernel`. See `AlignedLayer.regularizer_argument`."""
+        del connection
+        return "depthwise_regularizer"
+
 
 class _TransposedConvolution(SingleKernelLayer):
     """A transposed convolution of any dimension."""

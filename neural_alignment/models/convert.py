@@ -11,6 +11,7 @@ from neural_alignment.alignments import Assignment
 from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.keras_internals import all_layers, arguments_of, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
+from neural_alignment.layers.base import LayerWithRule
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
@@ -52,6 +53,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
         model: a built model. It is not changed.
         alignment: one rule for all layers, or rules with patterns of layer names. None removes all rules: the aligned
             layers become layers of Keras again, except those in the NTK parameterization, which Keras does not have.
+            Layers within custom layers, and within wrappers other than `Bidirectional` and `TimeDistributed`, keep
+            their rules.
         strict: refuse to leave a layer to backpropagation.
 
     Returns:
@@ -177,12 +180,13 @@ class _Copies:
         config = arguments_of(layer)
         if kind in ALIGNED_FORMS:
             return kind(**{key: value for key, value in config.items() if key not in AlignedLayer.alignment_arguments})
-        if "alignment_activation" in kind.alignment_arguments:
+        if "alignment_activation" in getattr(kind, "alignment_arguments", ()):
             follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
             config["alignment_activation"] = follows
         # Not `from_config`, which would wrap the error that the constructor raises for an unsupported layer.
         aligned = kind(**{**config, "alignment": rule})
-        aligned.take_converted(layer)
+        if isinstance(aligned, AlignedLayer | AlignedAttention):
+            aligned.take_converted(layer)
         return aligned
 
     def _bidirectional(self, layer: Any) -> Any:
@@ -214,7 +218,7 @@ def _aligned_form(layer: Any) -> type | None:
 def _native_form(layer: Any) -> type | None:
     """Returns the class of a layer's copy without a rule, of Keras if possible; None for layers that have no rules."""
     kind = type(layer)
-    if isinstance(layer, AlignedLayer | AlignedAttention):
+    if isinstance(layer, LayerWithRule):
         is_standard = getattr(layer, "parameterization", "standard") == "standard"
         return _NATIVE_FORMS.get(kind, kind) if is_standard else kind
     return kind if kind in ALIGNED_FORMS else None

@@ -489,6 +489,7 @@ def test_a_rule_that_ties_updates_refuses_a_constraint_of_w(name, constraint):
         ("Dense", "kernel_regularizer"),
         ("LSTM", "recurrent_regularizer"),
         ("SeparableConv1D", "pointwise_regularizer"),
+        ("DepthwiseConv2D", "depthwise_regularizer"),
         ("MultiHeadAttention", "kernel_regularizer"),
     ],
 )

@@ -17,6 +17,7 @@ from neural_alignment.keras_internals import all_layers
 from neural_alignment.layers import Conv2D, Dense
 from neural_alignment.models import BatchAxisNormalization, convert, convnet, fc
 from neural_alignment.models.application import APPLICATIONS
+from neural_alignment.models.rnn import Recurrent
 from neural_alignment.training import AlignedModel
 
 RULE = Symmetric(self_=1e-3, decay=1e-3)
@@ -166,10 +167,9 @@ def test_layers_are_converted_one_after_the_other():
     second, converted, left = convert(first, Symmetric(self_=0.1, decay=0.1, layers="last"))
     assert (converted, left) == ({"last": "symmetric"}, {"hidden": "it already has the rule 'feedback'"})
     assert convert(first, Symmetric(self_=0.1, decay=0.1, layers="last"), strict=True).left == left
+    longer = keras.Model(first.inputs, keras.layers.Dense(2, name="end")(first.outputs[0]))
     with pytest.raises(ValueError, match=r"`strict`.*Received 'last' \(it has no rule\)\."):
-        convert(
-            keras.Model(start, keras.layers.Dense(2, name="end")(first.outputs[0])), Feedback(layers="end"), strict=True
-        )
+        convert(longer, Feedback(layers="end"), strict=True)
     kept = [each.get_layer("hidden").backward_kernel.numpy() for each in (first, second)]
     np.testing.assert_array_equal(*kept)
     assert kept[0].std() > 0.5
@@ -202,6 +202,17 @@ def test_without_a_rule_the_ntk_parameterization_stays():
     plain = convert(aligned, None).model
     assert (type(plain.get_layer("wide")), plain.get_layer("wide").alignment) == (Dense, None)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    np.testing.assert_allclose(plain(x), aligned(x), rtol=1e-6)
+
+
+def test_without_a_rule_the_recurrent_layers_of_this_library_lose_theirs():
+    start = keras.Input((3, 2))
+    aligned = keras.Model(
+        start, Dense(2, alignment=AlignAda())(Recurrent(4, 5, alignment=AlignAda(), name="loop")(start))
+    )
+    plain = convert(aligned, None).model
+    assert plain.get_layer("loop").alignment is None
+    x = np.random.default_rng(0).normal(size=(5, 3, 2)).astype("float32")
     np.testing.assert_allclose(plain(x), aligned(x), rtol=1e-6)
 
 

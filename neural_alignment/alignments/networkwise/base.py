@@ -174,7 +174,8 @@ class BoundRule:
         rule: its rule.
 
     Raises:
-        ValueError: if the model has several outputs or a nested model, a layer with a kernel does not have the rule, a
+        ValueError: if the model has several outputs, or a nested model that has a custom `call` or is in
+            `TimeDistributed`, a layer with a kernel does not have the rule, a
             layer has an `activity_regularizer`, the rule has a `layers` pattern, the outputs are nonlinear and the rule
             needs linear ones, or the rule is not defined for the model.
     """
