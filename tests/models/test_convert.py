@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import distance
 
 from neural_alignment import layers
 from neural_alignment.alignments import Activation, AlignAda, AlignProp, Feedback, Symmetric
@@ -803,7 +804,7 @@ def test_a_copy_has_the_objects_of_the_layers(what, rule):
     np.testing.assert_allclose(sum(result.model.losses), sum(model.losses), rtol=1e-5)
     if rule:
         backward, forward = new.backward_kernel.numpy().T, layer.kernel.numpy()
-        assert abs(np.corrcoef(backward.ravel(), forward.ravel())[0, 1]) < 0.8
+        assert distance(backward, forward) > 0.1  # Drawn independently of W.
 
 
 def test_the_function_that_follows_is_found():

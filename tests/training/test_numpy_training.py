@@ -97,6 +97,11 @@ class Recipe:
     steps: int = STEPS
     mistake: str = field(default="", compare=False)
 
+    @property
+    def decay(self):
+        """The weight decay of W. A rule that ties the updates of B to those of W decays W by R if it may."""
+        return 0.0 if self.config["rule"] in TIED and self.config.get("update_forward") else L2
+
 
 def data(recipe):
     """Returns the batches of every step."""
@@ -118,7 +123,7 @@ def build_model(recipe):
         last = index == len(specs) - 1
         options = {
             "activation": None if last else "relu",
-            "kernel_regularizer": keras.regularizers.L2(L2 / 2),
+            "kernel_regularizer": keras.regularizers.L2(recipe.decay / 2) if recipe.decay else None,
             "bias_regularizer": keras.regularizers.L2(L2 / 2) if last else None,
             "bias_initializer": keras.initializers.RandomNormal(0.0, 0.3, seed=index),
             "kernel_initializer": keras.initializers.RandomNormal(0.0, 0.5, seed=10 + index),
@@ -265,7 +270,7 @@ class NumpyNetwork:
             error = error.reshape(gates[index].shape) * gates[index]
             task = linear.correlate(inputs[index], error, shape)
             last = index == len(self.specs) - 1
-            d_w.insert(0, task + L2 * self.w[index])
+            d_w.insert(0, task + recipe.decay * self.w[index])
             d_bias.insert(0, error.sum(axis=tuple(range(error.ndim - 1))) + (L2 * self.bias[index] if last else 0.0))
             backward, forward = self._regulariser(index, inputs[index], step, first_example)
             d_forward.insert(0, forward)
