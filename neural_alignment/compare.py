@@ -18,10 +18,10 @@ from neural_alignment.errors import InputError
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.losses import ACCURACY, Criterion
-from neural_alignment.reporting import Row, Spread, check_writable, csv_text, markdown
+from neural_alignment.reporting import Artifact, Row, Spread, check_writable, markdown, write
 from neural_alignment.training import hparams, setup
 from neural_alignment.training.config_comparison import flat_values
-from neural_alignment.training.files import write_whole
+from neural_alignment.training.metrics import by_layer
 
 
 def columns(criterion: Criterion) -> tuple[str, ...]:
@@ -111,8 +111,7 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     found.sort(key=lambda each: seeds.index(each[1].config.seed))
     rows = [_row(cell, outcome, criterion) for cell, outcome in found]
     table = _table(rows, comparison.configs, criterion)
-    write_whole(f"{output}.csv", csv_text(columns(criterion), rows))
-    write_whole(f"{output}.md", table + "\n")
+    write(Artifact(columns(criterion), rows, table), output)
     with contextlib.suppress(tf.errors.PermissionDeniedError):  # The runs may be in a folder that is only read.
         _show_in_tensorboard(comparison, found, rows, criterion)
     return table
@@ -173,7 +172,7 @@ def _check_different(seeds: Sequence[int], configs: Sequence[str], name: Callabl
 def _row(cell: Cell, outcome: Outcome, criterion: Criterion) -> Row:
     """Returns the line of a run. A run that diverged has the accuracy of chance and no angles."""
     first, last = ({}, {}) if outcome.diverged else (outcome.rows[0], outcome.rows[-1])
-    angles = [[row[key] for key in row if key.startswith("weight_angle/")] for row in (first, last)]
+    angles = [list(by_layer(row).values()) for row in (first, last)]
     value = outcome.measure(criterion.column, _chance(outcome, criterion) if outcome.diverged else math.nan)
     row = {**cell.labels, "seed": outcome.config.seed, criterion.column: value, "diverged": outcome.diverged}
     if angles[0]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from neural_alignment import paths
+from neural_alignment import errors, paths
 
 
 def _as_text(path: Any) -> Any:
@@ -21,8 +21,27 @@ NumpySeed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 """A seed of NumPy's legacy generator, `numpy.random.RandomState`, which takes no other numbers."""
 
 
-class Options(pydantic.BaseModel):
-    """Typed, immutable options. Unknown keys, values of another type, infinities and NaNs are errors."""
+class _Constructed(type(pydantic.BaseModel)):
+    """Reports wrong arguments of constructors in the form of this package. pydantic does not call it for plain data."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            raise TypeError(
+                f"{cls.__name__} takes its options by name. Received {len(args)} without a name. "
+                f"Example: {errors.constructor(cls)}."
+            )
+        try:
+            return super().__call__(**kwargs)
+        except pydantic.ValidationError as error:
+            raise errors.of_constructor(error, cls) from None
+
+
+class Options(pydantic.BaseModel, metaclass=_Constructed):
+    """Typed, immutable options. Unknown keys, values of another type, infinities and NaNs are errors.
+
+    Raises:
+        ValueError: if a constructor gets a wrong argument. The message is one line.
+    """
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -7,6 +7,8 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 
+from neural_alignment.errors import one_line
+
 LONGEST_NAME = 255
 """Maximum number of bytes in the name of a file or directory on common file systems."""
 
@@ -74,7 +76,7 @@ def problem_of_any_file(path: str) -> str | None:
     try:
         return None if tf.io.gfile.exists(path) else "no such file"
     except tf.errors.OpError as error:
-        return f"cannot be read: {' '.join(error.message.split())[:200]}"
+        return f"cannot be read: {one_line(error)}"
 
 
 def checked_file(path: str) -> str:

@@ -20,6 +20,7 @@ from neural_alignment.losses import Criterion
 from neural_alignment.paths import real
 from neural_alignment.reporting import check_writable, new_figure, png, whole_ticks
 from neural_alignment.training import files
+from neural_alignment.training.metrics import by_layer
 from neural_alignment.training.run_directory import RunDirectory, check_different_seeds
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ class Curve:
     @property
     def layers(self) -> list[str]:
         """Names of the layers with an angle between W and B^T, in the order of the network."""
-        prefix = "weight_angle/"
-        return [name.removeprefix(prefix) for name in self.rows[0] if name.startswith(prefix)]
+        return list(by_layer(self.rows[0]))
 
     def column(self, name: str) -> Array:
         """Returns a column, `(evaluations,)`; NaN where it is undefined or the run has no such column."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from neural_alignment.errors import PluginError, nearest
+from neural_alignment.errors import PluginError, nearest, one_line
 
 GROUP = "neural_alignment.plugins"
 """Entry-point group in which an installed package lists its plugins."""
@@ -99,8 +99,7 @@ def _import(name: str, origin: str) -> None:
             near = nearest(name, (path.stem for path in Path().glob("*.py")))
             reason = f"there is no module {error.name} in the working directory or among the installed packages{near}"
         else:
-            message = " ".join(str(error).split())
-            reason = f"cannot be imported: {type(error).__name__}: {message}{_place(error)}"
+            reason = f"cannot be imported: {type(error).__name__}: {one_line(error, None)}{_place(error)}"
         raise PluginError(f"{origin}: {reason}") from None
 
 

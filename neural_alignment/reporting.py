@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, one_line
 from neural_alignment.paths import problem_of_file
 from neural_alignment.training.files import write_whole
 
@@ -141,7 +141,7 @@ def read_csv(path: str) -> list[dict[str, str]]:
         with tf.io.gfile.GFile(path, "r") as file:
             return list(csv.DictReader(io.StringIO(file.read()), strict=True))
     except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())[:150]}") from None
+        raise RunError(f"{path}: cannot be read as CSV: {one_line(error, 150)}") from None
 
 
 def write(artifact: Artifact, path: str) -> list[str]:
@@ -218,4 +218,4 @@ def check_writable(folder: str) -> None:
         write_whole(probe, "")
         tf.io.gfile.remove(probe)
     except tf.errors.OpError as error:
-        raise RunError(f"{folder}: cannot be written: {' '.join(error.message.split())[:200]}") from None
+        raise RunError(f"{folder}: cannot be written: {one_line(error)}") from None

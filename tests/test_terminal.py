@@ -310,7 +310,7 @@ def test_an_evaluation_of_150_layers_has_two_lines():
         + second
     )
     assert len(second) <= 100
-    assert callbacks.one_line(row) == [f"{first}  angle of W to B^T 1.0 to 41.0 degrees"]
+    assert callbacks.single_line(row) == [f"{first}  angle of W to B^T 1.0 to 41.0 degrees"]
 
 
 @pytest.mark.parametrize("width", [80, 40, 20])
@@ -325,7 +325,7 @@ def test_lines_are_broken_between_their_parts(screen, width):
 
 
 def test_an_evaluation_without_aligned_layers_has_one_line():
-    assert callbacks.lines_by_stage(ROW) == callbacks.one_line(ROW)
+    assert callbacks.lines_by_stage(ROW) == callbacks.single_line(ROW)
     assert len(callbacks.lines_by_stage(ROW)) == 1
 
 

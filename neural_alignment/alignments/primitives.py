@@ -12,14 +12,15 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from neural_alignment.alignments import examples
+from neural_alignment.operations import precision
 
 Tensor = tf.Tensor
 
 
 def decay(backward_kernel: Tensor, forward_kernel: Tensor | None = None) -> Tensor:
     """Energy of the backward kernel: 1/2 ||B||^2, or 1/2 (||B||^2 + ||W||^2) if W is given, because R trains it too."""
-    energy = tf.nn.l2_loss(_widened(backward_kernel))
-    return energy if forward_kernel is None else energy + tf.nn.l2_loss(_widened(forward_kernel))
+    energy = tf.nn.l2_loss(precision.widened(backward_kernel))
+    return energy if forward_kernel is None else energy + tf.nn.l2_loss(precision.widened(forward_kernel))
 
 
 def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def amp(backward_projection: Tensor, forward_projection: Tensor) -> Tensor:
         backward_projection: B^T x, `(batch, ..., outputs)`.
         forward_projection: x_out, of the same shape.
     """
-    overlap = _total(_widened(backward_projection) * _widened(forward_projection))
+    overlap = _total(precision.widened(backward_projection) * precision.widened(forward_projection))
     return -overlap / examples.divisor(backward_projection, overlap.dtype)
 
 
@@ -56,7 +57,7 @@ def self_(forward_kernel: Tensor, backward_kernel: Tensor) -> Tensor:
 
     Both arguments must have the same layout, that of W or that of B.
     """
-    forward, backward = (tf.reshape(_widened(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
+    forward, backward = (tf.reshape(precision.widened(kernel), [-1]) for kernel in (forward_kernel, backward_kernel))
     return -_dot(forward, backward)
 
 
@@ -72,13 +73,7 @@ def angle(inputs: Tensor, pseudogradient: Tensor) -> Tensor:
         inputs: x, `(batch, ..., inputs)`.
         pseudogradient: B d, of the same shape.
     """
-    return _total(_widened(inputs) * _widened(pseudogradient))
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    """Casts half precision to float32; returns other dtypes unchanged."""
-    tensor = tf.convert_to_tensor(tensor)
-    return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.bfloat16, tf.float16) else tensor
+    return _total(precision.widened(inputs) * precision.widened(pseudogradient))
 
 
 @tf.custom_gradient
@@ -101,5 +96,5 @@ def _total(tensor: Tensor) -> Tensor:
 
 def _mean_energy(signal: Tensor) -> Tensor:
     """Returns half the sum of squares of each example, averaged over the batch, in one pass over the signal."""
-    energy = tf.nn.l2_loss(_widened(signal))
+    energy = tf.nn.l2_loss(precision.widened(signal))
     return energy / examples.divisor(signal, energy.dtype)

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from neural_alignment.errors import ConfigError, shortened
+from neural_alignment.errors import ConfigError, one_line, shortened
 
 MAX_BYTES = 1_000_000
 """Maximum size of a file in bytes."""
@@ -88,7 +88,7 @@ def parse(text: str, source: str) -> Any:
         line = f"{getattr(error, 'problem', None) or error}{_place(getattr(error, 'problem_mark', None))}"
     except (ValueError, OverflowError) as error:  # An escape such as \\UFFFFFFFF, in PyYAML's own parser.
         line = str(error)
-    raise ConfigError(f"{source}: not valid YAML: {' '.join(line.split())[:300]}")
+    raise ConfigError(f"{source}: not valid YAML: {one_line(line, 300)}")
 
 
 class _Problem(Exception):  # noqa: N818 - of the document, not of the program

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.errors import DataError, DataUnavailable, nearest
+from neural_alignment.errors import DataError, DataUnavailable, nearest, one_line
 from neural_alignment.paths import problem_of_any_file
 
 NPZ = (".npz",)
@@ -66,7 +66,7 @@ def opened(path: str, endings: Sequence[str] = (*NPZ, *HDF5), remedy: str = "") 
         zlib.error,
         tf.errors.OpError,
     ) as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         raise DataError(f"{path}: is damaged, or not a {ending} file: {line}") from None
 
 

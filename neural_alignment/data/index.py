@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.errors import DataError
+from neural_alignment.errors import DataError, one_line
 from neural_alignment.paths import is_local, problem_of_file
 
 logger = logging.getLogger(__name__)
@@ -302,4 +302,4 @@ def first_line(error: Exception) -> str:
     """Returns the message of an error as one line of bounded length, without TensorFlow's node names."""
     message = getattr(error, "message", None) or str(error)
     message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip() or type(error).__name__
-    return " ".join(message.splitlines()[0].split())[:300]
+    return one_line(message.splitlines()[0], 300)

@@ -144,7 +144,7 @@ class Batch:
                 self._waiting.clear()
                 line = f"{job.name}: {ending.state}: {ending.reason}"
                 line += f"; see {log}" if log is not None and log not in line else ""
-                raise Stopped(f"{line}; the same command resumes") if ending.state == "stopped" else RunError(line)
+                raise Stopped(line, "the same command resumes") if ending.state == "stopped" else RunError(line)
             self._left -= 1
             if active.begun is not None and not active.begun.done:
                 self._execution.estimates.record(job.name, active.seconds)

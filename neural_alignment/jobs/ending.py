@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable, shortened
+from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable, one_line
 from neural_alignment.losses import ACCURACY
 from neural_alignment.training.graphs import clear_session
 from neural_alignment.training.run_directory import RunDirectory
@@ -50,23 +49,19 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
     except Diverged as error:
         return Ending("diverged", reason=str(error))
     except Stopped as error:
-        return Ending("stopped", reason=_ADVICE.sub("", one_line(str(error))))
+        return Ending("stopped", reason=one_line(error.reason, None))
     except KeyboardInterrupt:
         return Ending("stopped", reason="a signal")
     except Unavailable as error:
-        return Ending("unavailable", reason=one_line(str(error)))
+        return Ending("unavailable", reason=one_line(error, None))
     except InputError as error:
-        return Ending("failed", reason=one_line(str(error)))
+        return Ending("failed", reason=one_line(error, None))
     except Exception as error:  # A bug in one job must not end the other jobs.
         traceback.print_exc()
-        return Ending("failed", reason=shortened(one_line(f"{type(error).__name__}: {error}"), 300))
+        return Ending("failed", reason=one_line(f"{type(error).__name__}: {error}", 300))
     finally:
         finish_tracing()  # The next job must not be traced at the same time, nor the state of Keras change meanwhile.
         clear_session()
-
-
-_ADVICE = re.compile(r"(;|, then) continue with --resume$")
-"""End of messages of `train`. A command with jobs has no such option; its own message says how to go on."""
 
 
 def past_ending(run_dir: str) -> Ending | None:
@@ -89,11 +84,6 @@ def past_ending(run_dir: str) -> Ending | None:
         return Ending("finished", float(value) if name == f"best_{ACCURACY.column}" else None)
     path = directory.file("status.json")
     return Ending("failed", reason=f"{path}: is damaged: {name} is {value!r}; a number is expected")
-
-
-def one_line(text: str) -> str:
-    """Returns a text as one line. It is not cut, because a message ends with what to do."""
-    return " ".join(text.split())
 
 
 def is_number(value: Any) -> bool:

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment import plugins
-from neural_alignment.errors import InputError, RunError
-from neural_alignment.jobs.ending import Ending, ending_of, one_line, past_ending
+from neural_alignment.errors import InputError, RunError, one_line
+from neural_alignment.jobs.ending import Ending, ending_of, past_ending
 from neural_alignment.training import distribution, files, lock, run
 from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
@@ -207,7 +207,7 @@ class Computation(Job):
 
 def _unusable(error: RunError) -> Ending:
     """Returns the ending of a run that can be repeated, because the problem is in its directory."""
-    return Ending("unavailable", reason=one_line(str(error)))
+    return Ending("unavailable", reason=one_line(error, None))
 
 
 KINDS = {kind.__name__: kind for kind in (Training, Computation)}

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, one_line
 from neural_alignment.jobs.job import Computation, log_file
 from neural_alignment.jobs.plans import Run, decisive
 from neural_alignment.training import files
@@ -206,5 +206,5 @@ def _read(path: str) -> tuple[Arrays, Any]:
         arrays = files.read_arrays(path)
         return arrays, json.loads(str(arrays.pop(ORIGIN)))
     except (ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise RunError(f"{path}: is damaged: {reason}; remove it, and it is computed again") from None

@@ -147,8 +147,8 @@ class SlotEngine(Engine):
             while self._names and queue.left():
                 self._round(queue, stop)
         if queue.left():
-            left = f"{queue.left()} jobs are left"
-            raise Stopped(f"{left}: {self._loss}; once this is solved, the same command resumes them")
+            reason = f"{queue.left()} jobs are left: {self._loss}"
+            raise Stopped(reason, "once this is solved, the same command resumes them")
 
     def _round(self, queue: Queue, stop: Stop) -> None:
         """Runs a thread per slot until there are no more jobs."""
@@ -169,7 +169,7 @@ class SlotEngine(Engine):
                 alive[0].join(POLL)
         # After a signal, jobs report that they were stopped. The signal is the cause, so it takes precedence.
         if stop.signal:
-            raise Stopped(f"{stop.signal}; the same command resumes")
+            raise Stopped(stop.signal, "the same command resumes")
         if errors:
             raise errors[0]
 

@@ -18,13 +18,11 @@ from neural_alignment.alignments import Alignment, ForwardPass, KernelView, Laye
 from neural_alignment.alignments.forward_pass import DeferredTerm
 from neural_alignment.keras_internals import outermost_call, stored_value
 from neural_alignment.operations import LinearMap, carry
+from neural_alignment.operations.precision import HALF, widened
 
 logger = logging.getLogger(__name__)
 
 Tensor = tf.Tensor
-
-HALF = (tf.bfloat16, tf.float16)
-"""Dtypes that are too narrow for R; it is computed in float32 instead."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,13 @@ class Connection:
 
     @property
     def stored_backward_kernel(self) -> Any:
-        """The variable in which the layer keeps B, or the matrix from which its rule computes B."""
+        """The variable in which the layer keeps B, or the kernel from which its rule computes B."""
         return getattr(self.layer, f"_backward_{self.kernel_name}")
+
+    @property
+    def fixed_kernel(self) -> Any:
+        """The variable with the second backward weight of the rule, or None. See `Alignment.fixed_shape`."""
+        return getattr(self.layer, f"_fixed_{self.kernel_name}", None)
 
     @property
     def step(self) -> Any:
@@ -88,10 +91,15 @@ class Connection:
         return math.prod(self.bias.shape if self.bias_row is None else self.bias.shape[1:])
 
     @property
+    def backward_weights(self) -> list[Any]:
+        """B as it is stored, and the second backward weight if there is one."""
+        return [self.stored_backward_kernel, *([] if self.fixed_kernel is None else [self.fixed_kernel])]
+
+    @property
     def weights(self) -> list[Any]:
-        """B, and the step counter if there is one."""
+        """The backward weights, and the step counter if there is one."""
         step = getattr(self.layer, f"_step{self._suffix}", None)
-        return [self.stored_backward_kernel, *([] if step is None else [step])]
+        return [*self.backward_weights, *([] if step is None else [step])]
 
     @property
     def _suffix(self) -> str:
@@ -103,11 +111,16 @@ class Connection:
         if self.alignment.starts_at_forward:
             kept, start = self.stored_backward_kernel, self.linear_map.transpose(_stored(self.kernel))
             return tf.cond(self.step.value > 0, lambda: kept, lambda: start)
-        if type(self.alignment).carried_kernel is Alignment.carried_kernel:
+        if not self.computes_backward_kernel:
             return self.stored_backward_kernel
         state = current_pass() or ForwardPass(step=self.own_step)
         kernels = tensor_of(self.kernel), tensor_of(self.stored_backward_kernel)
-        return self.linear_map.transpose(self._carried_kernel(*kernels, state))
+        return self.linear_map.transpose(self.carried_kernel(*kernels, state))
+
+    @property
+    def computes_backward_kernel(self) -> bool:
+        """Whether the rule computes the kernel through which the error travels. Otherwise it is the stored B."""
+        return type(self.alignment).carried_kernel is not Alignment.carried_kernel
 
     @property
     def own_step(self) -> Tensor | int:
@@ -116,27 +129,32 @@ class Connection:
         return 0 if step is None else tf.identity(step.value)
 
     def add_weights(self, initializer: Any, drawn: np.ndarray | None = None) -> None:
-        """Creates B, and the step counter if the rule needs one.
+        """Creates B, and the second backward weight and the step counter if the rule needs them.
 
         Args:
             initializer: the initializer of W.
             drawn: initial values of W, if they are not those of the variable.
 
         Raises:
-            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value.
+            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value, or if
+                the rule cannot be combined with the regulariser of W.
         """
+        self.alignment.check_kernel(self.kernel, self.name, self.layer.regularizer_argument(self))
         starts_at_forward = self.alignment.starts_at_forward
+        stored_shape = self.alignment.stored_shape(self.linear_map, tuple(self.kernel.shape))
 
         def draw(shape, dtype=None):
             del shape  # B is drawn in the layout of W, so that the fan-in is that of W.
             if starts_at_forward:
                 return self.linear_map.transpose(_stored(self.kernel))
-            backward = initialization.independent_draw(initializer, self.kernel, self.name, dtype, drawn)
+            backward = initialization.independent_draw(
+                initializer, self.kernel, self.name, dtype, drawn, shape=stored_shape
+            )
             return self.linear_map.transpose(backward)
 
         backward = self.layer.add_weight(
             name=f"backward_{self.kernel_name}",
-            shape=self.linear_map.transposed_shape(tuple(self.kernel.shape)),
+            shape=self.linear_map.transposed_shape(stored_shape),
             initializer=draw,
             trainable=self.alignment.learns,
             # Outside of an `AlignedModel` each replica takes W(0) within a step.
@@ -146,6 +164,7 @@ class Connection:
         # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
         backward.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
         self.kernel.trained_by_both = self.alignment.trains_forward
+        self._add_fixed_kernel(initializer, drawn)
         if self.alignment.uses_step or starts_at_forward:
             step = self.layer.add_weight(
                 name=f"alignment_step{self._suffix}",
@@ -156,6 +175,36 @@ class Connection:
                 aggregation="only_first_replica",
             )
             setattr(self.layer, f"_step{self._suffix}", step)
+
+    def check_gradient(self, gradient: Any) -> None:
+        """Checks that R_l, if it trains B, depends on B.
+
+        Args:
+            gradient: the gradient of R_l to B, or None.
+
+        Raises:
+            ValueError: if R_l must have a gradient and has none.
+        """
+        is_fixed = not (self.layer.trainable and self.stored_backward_kernel.trainable)
+        if gradient is None and not is_fixed and not self.alignment.tie_gradient:
+            raise ValueError(
+                f"R_l of rule {self.alignment.rule!r} must depend on the backward kernel, which it trains. Received an "
+                f"R_l without a gradient to that of layer {self.name!r}. "
+                "Example: tf.reduce_sum(view.backward_kernel**2)."
+            )
+
+    def _add_fixed_kernel(self, initializer: Any, drawn: np.ndarray | None) -> None:
+        """Creates the second backward weight, if the rule has one."""
+        shape, name = self.alignment.fixed_shape(self.linear_map, tuple(self.kernel.shape)), f"fixed_{self.kernel_name}"
+        if shape is None:
+            return
+
+        def draw(shape, dtype=None):
+            rng = initialization.generator(name, initializer, self.kernel, self.name, drawn)
+            return tf.constant(self.alignment.draw_fixed(shape, rng), dtype)
+
+        fixed = self.layer.add_weight(name=name, shape=shape, initializer=draw, trainable=False)
+        setattr(self.layer, f"_{name}", fixed)
 
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing."""
@@ -178,13 +227,26 @@ class Connection:
         else:
             forward, backward, take_start = tensor_of(self.kernel), tensor_of(self.stored_backward_kernel), None
         # Here and not in `carry`, which recurrent layers call in their loop over time.
-        carried = self._carried_kernel(forward, backward, state)
+        carried = self.carried_kernel(forward, backward, state)
         return KernelValues(self, state, forward, backward, carried, take_start)
 
-    def _carried_kernel(self, forward: Tensor, backward: Tensor, state: ForwardPass) -> Tensor:
-        """Returns the kernel through which the error travels, in the layout of W. See `Alignment.carried_kernel`."""
-        backward = self.linear_map.transpose(backward)
-        return self.alignment.carried_kernel(KernelView(tf.stop_gradient(forward), backward, self.name, state.step))
+    def carried_kernel(self, forward: Tensor, backward: Tensor, state: ForwardPass) -> Tensor:
+        """Returns the kernel through which the error travels, in the layout of W. See `Alignment.carried_kernel`.
+
+        Args:
+            forward: the value of W.
+            backward: the value of the stored B.
+            state: the forward pass.
+        """
+        view = KernelView(
+            linear_map=self.linear_map,
+            forward_kernel=tf.stop_gradient(forward),
+            backward_kernel=self.linear_map.transpose(backward),
+            fixed_kernel=None if self.fixed_kernel is None else tensor_of(self.fixed_kernel),
+            name=self.name,
+            step=state.step,
+        )
+        return self.alignment.carried_kernel(view)
 
     def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
         """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
@@ -216,7 +278,7 @@ class KernelValues:
         connection: the connection.
         state: the forward pass.
         forward: W in the compute dtype.
-        backward: B in the compute dtype, in the layout of the backward kernel.
+        backward: B as it is stored, in the compute dtype and in the layout of the backward kernel.
         carried: the kernel through which the error travels, in the layout of W.
         take_start: stores B in the backward pass, if B is W(0) and is not stored yet.
     """
@@ -279,10 +341,10 @@ class KernelValues:
             return
         # J's weight decay has no factor either, and a tied B must decay as W does.
         scaled = (lambda kernel: kernel) if rule.tie_gradient else connection.scaled
-        kernel = _widened(self.forward, connection.kernel)
-        backward = _widened(self.backward, connection.stored_backward_kernel)
+        kernel = _in_float32(self.forward, connection.kernel)
+        backward = _in_float32(self.backward, connection.stored_backward_kernel)
         if bias is not None and bias.dtype in HALF:
-            stored = _widened(bias, connection.bias)
+            stored = _in_float32(bias, connection.bias)
             bias = stored if connection.bias_row is None else stored[connection.bias_row]
         deferred = state.deferred is not None and not rule.reads_signals
         if rule.trains_forward and state.separate is not None and not deferred:
@@ -293,7 +355,7 @@ class KernelValues:
             known = reads and projection is not None and projection.dtype not in HALF  # R needs one in float32.
             view = LayerView(
                 linear_map=connection.linear_map,
-                inputs=_widened(self._used(inputs)) if reads else None,
+                inputs=widened(self._used(inputs)) if reads else None,
                 forward_kernel=scaled(kernel),
                 backward_kernel=scaled(backward),
                 bias=bias,
@@ -398,13 +460,6 @@ def _stored(variable: Any) -> Tensor:
     return value if stored is None or stored.dtype == value.dtype else tf.convert_to_tensor(stored)
 
 
-def _widened(value: Tensor | None, variable: Any = None) -> Tensor | None:
-    """Returns a tensor in at least float32, because R is not computed in half precision.
-
-    Args:
-        value: a signal, or the value of a weight in the compute dtype, or None.
-        variable: the weight; its stored value is returned, so that no precision is lost.
-    """
-    if value is None or value.dtype not in HALF:
-        return value
-    return tf.cast(value if variable is None else stored_value(variable), tf.float32)
+def _in_float32(value: Tensor, variable: Any) -> Tensor:
+    """Returns the value of a weight; with half precision the stored one in float32, so that no precision is lost."""
+    return widened(stored_value(variable)) if value.dtype in HALF else value

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,9 @@ from neural_alignment.jobs.plans import Cell, Outcome
 from neural_alignment.papers import figures
 from neural_alignment.papers.figures import Panel, drawn, lines, panel
 from neural_alignment.papers.registry import Item, Source
-from neural_alignment.papers.tables import chosen, spread, table
+from neural_alignment.papers.tables import chosen, one_decimal, over_layers, spread, table
 from neural_alignment.papers.two_routes.runs import RULE_STYLES
-from neural_alignment.reporting import Artifact, Row, Spread
+from neural_alignment.reporting import Artifact, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +74,7 @@ def _row(rule: str, outcome: Outcome) -> Row:
     """Returns the row of a run in the CSV file."""
     last = outcome.rows[-1] if outcome.rows else {}
     angles, pseudogradients = (
-        _layers({} if outcome.diverged else last, name) for name in ("weight_angle", "pseudogradient_angle")
+        over_layers({} if outcome.diverged else last, name) for name in ("weight_angle", "pseudogradient_angle")
     )
     return {
         "rule": rule,
@@ -84,9 +83,9 @@ def _row(rule: str, outcome: Outcome) -> Row:
         "test_top1": outcome.measure("top1", CHANCE[0]),
         "test_top5": outcome.measure("top5", CHANCE[1]),
         "diverged": outcome.diverged,
-        "mean_angle": _mean(angles),
-        "largest_angle": max(angles, default=math.nan),
-        "pseudogradient_angle": _mean(pseudogradients),
+        "mean_angle": angles.mean,
+        "largest_angle": max(angles.known, default=math.nan),
+        "pseudogradient_angle": pseudogradients.mean,
         "seconds": round(outcome.seconds, 1),
     }
 
@@ -94,18 +93,9 @@ def _row(rule: str, outcome: Outcome) -> Row:
 def _course(rule: str, outcome: Outcome) -> Iterator[Row]:
     """Yields a row per evaluation of a run, for the curves."""
     for row in outcome.rows:
-        measures = {name: _mean(_layers(row, name)) for name in ("weight_angle", "pseudogradient_angle")}
+        measures = {name: over_layers(row, name).mean for name in ("weight_angle", "pseudogradient_angle")}
         top1 = row["top1"] if row["epoch"] else math.nan
         yield {"rule": rule, "epoch": row["epoch"], "top1": 100 * top1, **measures}
-
-
-def _layers(row: Mapping[str, float], measure: str) -> list[float]:
-    values = (value for key, value in row.items() if key.startswith(f"{measure}/"))
-    return [value for value in values if not math.isnan(value)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else math.nan
 
 
 def _line(cell: Cell, rows: Sequence[Row]) -> Row:
@@ -119,15 +109,11 @@ def _line(cell: Cell, rows: Sequence[Row]) -> Row:
         "epochs": rows[0]["epochs"] if rows else "",
         "test top-1 (%)": f"{spread(rows, 'test_top1', 100)}{few}" if rows else "not yet run",
         "test top-5 (%)": f"{spread(rows, 'test_top5', 100)}" if rows else "",
-        "mean angle": _number(spread(rows, "mean_angle")),
-        "largest angle": _number(spread(rows, "largest_angle")),
-        "pseudogradient angle": _number(spread(rows, "pseudogradient_angle")),
+        "mean angle": one_decimal(spread(rows, "mean_angle")),
+        "largest angle": one_decimal(spread(rows, "largest_angle")),
+        "pseudogradient angle": one_decimal(spread(rows, "pseudogradient_angle")),
         "minutes": f"{spread(rows, 'seconds').mean / 60:.0f}" if rows else "",
     }
-
-
-def _number(values: Spread) -> str:
-    return f"{values:.1f}" if values.known else ""
 
 
 _CURVES = (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from neural_alignment.reporting import Artifact, Row, Spread, markdown
+from neural_alignment.training.metrics import by_layer
 
 Key = str | Callable[[Row], Any]
 """A column, or a function of a row."""
@@ -35,6 +36,16 @@ def chosen(rows: Iterable[Row], **values: Any) -> list[Row]:
 def spread(rows: Iterable[Row], column: Key, scale: float = 1.0) -> Spread:
     """Returns the spread of a column over some rows; `scale` is a factor of the values, such as 100 for percent."""
     return Spread([scale * value_of(row, column) for row in rows])
+
+
+def over_layers(row: Mapping[str, float], measure: str) -> Spread:
+    """Returns the spread over the layers of a measure in a row of `metrics.csv`."""
+    return Spread(list(by_layer(row, measure).values()))
+
+
+def one_decimal(values: Spread) -> str:
+    """Returns mean and deviation with one decimal; an empty cell without values."""
+    return f"{values:.1f}" if values.known else ""
 
 
 def runs_of(rows: Sequence[Row], diverged: str = "diverged") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, one_line
 from neural_alignment.jobs.ending import Ending, is_number
 from neural_alignment.paths import problem_of_file
 from neural_alignment.search.spaces import Settings
@@ -83,7 +83,7 @@ class Lines:
             with tf.io.gfile.GFile(self.path, "rb") as file:
                 text = file.read().decode()
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())[:150]
+            reason = one_line(error, 150)
             raise RunError(f"{self.path}: is damaged: {reason}; restore it") from None
         if text and not text.endswith("\n"):
             raise RunError(f"{self.path}: its last line is cut off; restore it, or remove the line")

@@ -357,7 +357,7 @@ class Ledger:
         number = int(job.name)
         if ending.state in ("stopped", "unavailable"):
             once = "once this is solved, " if ending.state == "unavailable" else ""
-            raise Stopped(f"trial {number}: {ending.reason}; {once}the same command resumes")
+            raise Stopped(f"trial {number}: {ending.reason}", f"{once}the same command resumes")
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])

@@ -17,7 +17,7 @@ from neural_alignment.errors import ConfigError
 from neural_alignment.layers import Connection
 from neural_alignment.training import stages
 from neural_alignment.training.files import write_whole
-from neural_alignment.training.metrics import MetricsRow
+from neural_alignment.training.metrics import MetricsRow, by_layer
 from neural_alignment.training.model import AlignedModel, connections
 
 Listener = Callable[[MetricsRow], None]
@@ -83,7 +83,7 @@ class Progress:
     Args:
         write_line: prints a line, such as `tqdm.write`, which keeps the bar at the bottom.
         bar: creates the bar from the total number of steps and the number of finished steps, such as `tqdm.tqdm`.
-        lines: returns the lines of an evaluation: `one_line`, or `lines_by_stage` for a narrow terminal.
+        lines: returns the lines of an evaluation: `single_line`, or `lines_by_stage` for a narrow terminal.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Progress:
     ):
         self.write_line = write_line
         self._make_bar = bar
-        self._lines = lines or one_line
+        self._lines = lines or single_line
         self._bar: Any = None
 
     def plan(self, start: int, total: int) -> None:
@@ -116,7 +116,7 @@ class Progress:
             self.write_line(line)
 
 
-def one_line(row: MetricsRow) -> list[str]:
+def single_line(row: MetricsRow) -> list[str]:
     """Returns one line with the metrics of an evaluation, and the smallest and the largest angle of W to B^T."""
     angles = list(_angles(row).values())
     span = [f"angle of W to B^T {min(angles):.1f} to {max(angles):.1f} degrees"] if angles else []
@@ -149,6 +149,4 @@ def _metrics(row: MetricsRow) -> list[str]:
 
 def _angles(row: MetricsRow) -> dict[str, float]:
     """Returns the angle of W to B^T of each layer where it is defined."""
-    prefix = "weight_angle/"
-    columns = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-    return {layer: angle for layer, angle in columns.items() if not math.isnan(angle)}
+    return {layer: angle for layer, angle in by_layer(row).items() if not math.isnan(angle)}

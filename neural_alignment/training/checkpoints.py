@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, one_line
 from neural_alignment.keras_internals import build_metrics
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
@@ -206,7 +206,7 @@ class CheckpointStore:
             except RunError:
                 raise
             except Exception as error:  # Unexpected content can cause any error.
-                problem = " ".join(str(error).split())[:150]
+                problem = one_line(error, 150)
         if problem is not None:
             raise RunError(f"{latest}: cannot be restored ({problem}); {_remedy(latest)}")
         if self._model.global_step != self.step("last"):
@@ -422,7 +422,7 @@ def _problem(prefix: str) -> str | None:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except Exception as error:  # Damaged bytes cause errors of many classes.
-        return " ".join(str(error).split())[:150] or type(error).__name__
+        return one_line(error, 150)
     return None
 
 

@@ -18,7 +18,17 @@ from tensorflow.python.eager import context as tf_context  # There is no public 
 
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import Dataset, Facts
-from neural_alignment.errors import ConfigError, Diverged, InputError, RunError, Stopped, Unavailable, WrongValue
+from neural_alignment.errors import (
+    ConfigError,
+    Diverged,
+    InputError,
+    RunError,
+    Stopped,
+    Unavailable,
+    WrongValue,
+    one_line,
+    shortened,
+)
 from neural_alignment.training import slurm_workers
 from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.step_loop import compiles_by_itself
@@ -258,11 +268,9 @@ def explain(error: Exception) -> OtherWorkerEnded | None:
     if aborted is None or not isinstance(error, tf.errors.OpError):
         return None
     if reported := re.search(r"worker \d+ has ended: .*", aborted[1]):
-        return OtherWorkerEnded(reported[0], "failed")
-    return OtherWorkerEnded(
-        f"another worker is gone ({aborted[1][:150]}): see its messages for the reason; continue with --resume",
-        "failed",
-    )
+        return OtherWorkerEnded(reported[0], state="failed")
+    reason = f"another worker is gone ({shortened(aborted[1], 150)}): see its messages for the reason"
+    return OtherWorkerEnded(reason, "continue with --resume", "failed")
 
 
 def _report(runtime: Runtime, error: Exception) -> None:
@@ -271,7 +279,7 @@ def _report(runtime: Runtime, error: Exception) -> None:
     with contextlib.suppress(Exception):  # An error is being handled already, and the others may have ended.
         if tf_context.context().coordination_service is None:
             create(runtime)
-        line = f"worker {_place()[0]} has ended: {' '.join(reason.split())[:500]}"
+        line = f"worker {_place()[0]} has ended: {one_line(reason, 500)}"
         tf_context.context().report_error_to_cluster(tf.errors.FAILED_PRECONDITION, line)
 
 
@@ -421,7 +429,7 @@ def _multi_worker(runtime: Runtime) -> Distribution:
     try:
         return Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver), worker, workers)
     except (tf.errors.OpError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         hosts = ", ".join(itertools.chain(*_cluster().values()))[:150]
         raise RunError(f"runtime.strategy multi_worker: the workers {hosts} cannot connect: {reason}") from None
 
@@ -484,7 +492,7 @@ def _tpu(runtime: Runtime) -> Distribution:
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return Distribution(tf.distribute.TPUStrategy(resolver))
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise Unavailable(
             f"runtime.strategy: the TPU {name!r} cannot be reached from here ({reason}); run on a TPU VM with the "
             "extra `tpu`, or set runtime.tpu to its name"

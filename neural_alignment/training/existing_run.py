@@ -11,6 +11,7 @@ from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.training import config_comparison
 from neural_alignment.training.checkpoints import kept_steps
+from neural_alignment.training.metrics import by_layer
 from neural_alignment.training.run_directory import NoRun, RunDirectory, RunResult
 
 _log = logging.getLogger(__name__)
@@ -92,9 +93,7 @@ def _finished_result(directory: RunDirectory, status: dict[str, Any]) -> RunResu
         return None
     if problem := directory.model_problem(status):
         _log.warning("%s: %s; %s", directory.file("model.keras"), problem, directory.model_remedy())
-    metrics = rows[-1]
-    layers = [key.partition("/")[2] for key in metrics if key.startswith("weight_angle/")]
-    return RunResult(directory.path, metrics, layers)
+    return RunResult(directory.path, rows[-1], list(by_layer(rows[-1])))
 
 
 def _check_same_configuration(directory: RunDirectory, config: Config, status: dict[str, Any] | None) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.errors import RunError, Stopped
+from neural_alignment.errors import RunError, Stopped, one_line
 from neural_alignment.paths import is_local, problem_of_file
 
 PARTIAL = ".partial"
@@ -195,7 +195,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
         with np.load(content, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # Damaged bytes cause errors of many classes in zipfile and NumPy.
-        raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
+        raise ValueError(one_line(error, 150)) from None
 
 
 _ZIP_END = 22
@@ -218,7 +218,7 @@ def check_zip(file: Any) -> None:
         file.seek(-_ZIP_END, os.SEEK_END)
         end = file.read(_ZIP_END)
     except Exception as error:  # Damaged bytes cause errors of many classes in zipfile.
-        raise ValueError(" ".join(str(error).split())[:150] or type(error).__name__) from None
+        raise ValueError(one_line(error, 150)) from None
     if damaged:
         raise ValueError(f"wrong checksum of its part {damaged}")
     # If the length of the list of parts is damaged, `zipfile` misses some parts.
@@ -297,9 +297,8 @@ def full_disk_reported(fallback: str, remedy: str = "continue with --resume") ->
         full = full_disk(error, fallback)
         if full is None:
             raise
-        raise Stopped(
-            f"{full}; everything saved before is complete: free some space, then {remedy}", "failed"
-        ) from None
+        reason = f"{full}; everything saved before is complete: free some space"
+        raise Stopped(reason, remedy, "failed") from None
 
 
 def full_disk(error: OSError | tf.errors.OpError, fallback: str = "") -> str | None:

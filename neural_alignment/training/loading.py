@@ -16,7 +16,7 @@ import tensorflow as tf
 # These imports register the classes of saved models with Keras.
 import optimizers  # noqa: F401
 from neural_alignment import losses, models, paths, plugins  # noqa: F401
-from neural_alignment.errors import ConfigError, RunError, WrongValue, shortened
+from neural_alignment.errors import ConfigError, RunError, WrongValue, one_line
 from neural_alignment.serialization import PACKAGE
 from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
@@ -59,7 +59,7 @@ def load_model(path: str | Path) -> AlignedModel:
             options = " ".join(f"--import {name}" for name in absent)
             reason = f"it has classes of modules that are not imported; import them, or give {options}"
             raise RunError(f"{path}: cannot be loaded: {reason}") from None
-        raise RunError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise RunError(f"{path}: cannot be loaded: {one_line(error)}") from None
 
 
 def _modules(path: str) -> list[str]:
@@ -106,7 +106,7 @@ def check_task(kind: str, loss: Any, metrics: Sequence[Any]) -> None:
             keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(each))
         except Exception as error:  # The constructor of a user's class can raise any error.
             name = getattr(each, "__name__", type(each).__name__)
-            reason = shortened(" ".join(str(error).split()), 100)
+            reason = one_line(error, 100)
             requirement = (
                 f"must be a loss with metrics {_REGISTERED}, and whose `get_config` returns all arguments of "
                 f"the constructor; {name} cannot be loaded ({reason})"
@@ -129,7 +129,7 @@ def check_network(options: Any, model: keras.Model) -> None:
     try:
         config = model.get_config()
     except Exception as error:  # A user's layer without the method, for example.
-        reason = shortened(" ".join(str(error).split()), 200)
+        reason = one_line(error)
         requirement = f"must be a model {_REGISTERED}, and whose layers have a `get_config`; Keras says: {reason}"
         raise ConfigError(WrongValue("model.name", requirement, options.name)) from error
     if unknown := _unknown(config):

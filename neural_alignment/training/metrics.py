@@ -5,14 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
 
 import tensorflow as tf
 
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, one_line
 from neural_alignment.training import files
 
 MetricsRow = dict[str, float]
 """Column of `metrics.csv` -> value."""
+
+
+def by_layer(row: Mapping[str, float], measure: str = "weight_angle") -> dict[str, float]:
+    """Returns a measure of each layer, in the order of the network; NaN where it is undefined.
+
+    Args:
+        row: a row of `metrics.csv`.
+        measure: the part of the column names before the slash.
+    """
+    prefix = f"{measure}/"
+    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
 
 
 class MetricsFile:
@@ -113,7 +125,7 @@ class MetricsFile:
             with tf.io.gfile.GFile(self.path, "rb") as file:
                 return file.read()
         except tf.errors.OpError as error:
-            raise self.damaged(" ".join(error.message.split())[:150]) from None
+            raise self.damaged(one_line(error, 150)) from None
 
 
 def _text(row: dict[str, float], columns: list[str], header: bool) -> bytes:

@@ -175,7 +175,7 @@ def _finish(loop: RunLoop, progress: callbacks.Progress | None) -> RunResult:
                     raise
             loop.save()
             signal = stop.signal or "a signal to another worker"
-            raise Stopped(f"{signal} at step {loop.step}, which is saved; continue with --resume")
+            raise Stopped(f"{signal} at step {loop.step}, which is saved", "continue with --resume")
 
 
 @contextlib.contextmanager

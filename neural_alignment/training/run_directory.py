@@ -42,7 +42,7 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment import plugins
 from neural_alignment.config import Config
-from neural_alignment.errors import ConfigError, RunError
+from neural_alignment.errors import ConfigError, RunError, one_line
 from neural_alignment.training import config_comparison, event_files, files, lock
 from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
@@ -71,7 +71,7 @@ def _reported(path: str) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise RunError(f"{path}: cannot be used as a run directory: {' '.join(error.message.split())[:200]}") from None
+        raise RunError(f"{path}: cannot be used as a run directory: {one_line(error)}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class RunDirectory:
         except tf.errors.OpError as error:
             if not tf.io.gfile.isdir(self.path):
                 raise self._no_run() from None
-            raise RunError(f"{path}: cannot be read: {' '.join(error.message.split())[:200]}") from None
+            raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
         if status is not None and status.get("state") in STATES and isinstance(status.get("files", {}), dict):
             return status
         if self._is_made_by_train():

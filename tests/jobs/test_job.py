@@ -55,8 +55,9 @@ def test_a_run_of_another_configuration_is_not_the_result_of_a_job(tmp_path, tra
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Stopped("SIGTERM at step 3, which is saved; continue with --resume"), "SIGTERM at step 3, which is saved"),
-        (Stopped("x: is full: free some space, then continue with --resume"), "x: is full: free some space"),
+        (Stopped("SIGTERM at step 3, which is saved", "continue with --resume"), "SIGTERM at step 3, which is saved"),
+        (Stopped("a line; of two parts\n", "resume"), "a line; of two parts"),
+        (Stopped("the same command resumes"), "the same command resumes"),
         (RunError(f"{'x' * 400}: is damaged; remove it"), f"{'x' * 400}: is damaged; remove it"),
     ],
 )

@@ -63,7 +63,7 @@ class Memory:
 
 
 DONE = Ending("finished", 0.5)
-SAVED = Ending("stopped", reason="SIGTERM at step 7, which is saved; continue with --resume")
+SAVED = Ending("stopped", reason="SIGTERM at step 7, which is saved")
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ CASES = [
     *((name, 1) for name in RULES if name not in PARTS),
     *((name, 2) for name in ("IA", "kolen_pollack", "WM, W too")),
 ]
-OFTEN = [*((name, 1) for name in ("align_prop", "brsf", "IA", "symmetric", "kolen_pollack")), ("WM, W too", 2)]
+OFTEN = [*((name, 1) for name in ("align_prop", "brsf", "IA", "symmetric", "pfa")), ("WM, W too", 2)]
 """B is W(0), B is drawn anew, R of signals, R of kernels, one optimizer, and R moves W."""
 
 
@@ -135,8 +135,5 @@ def test_nor_in_a_plain_keras_model(name, replicas):
 
 
 def test_weights_that_are_read_anew_for_r_would_be(monkeypatch):
-    def read_anew(value, variable=None):
-        return value if variable is None else tf.convert_to_tensor(variable)
-
-    monkeypatch.setattr(layers.connection, "_widened", read_anew)
+    monkeypatch.setattr(layers.connection, "_in_float32", lambda value, variable: tf.convert_to_tensor(variable))
     assert any(unordered(graph)[0] for graph in optimised_graphs(rule_of("WM"), 2))

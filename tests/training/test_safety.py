@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_saved(monkeypatch, tmp_path
             run.train(config(), path)
     line = str(error.value)
     assert "File too large" in line
-    assert "free some space, then continue with --resume" in line
+    assert "saved before is complete: free some space; continue with --resume" in line
     assert line.startswith(str(path))
     assert file in line
     assert "\n" not in line

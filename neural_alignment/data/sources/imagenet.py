@@ -18,7 +18,7 @@ from neural_alignment.data.pipeline import Batching, Dataset, Facts
 from neural_alignment.data.records import Schema, Shard, TFRecords
 from neural_alignment.data.sources.base import SOURCES, ImageSize, IndexFile, SourceOptions, TolerateCorrupt
 from neural_alignment.data.streamed import Streamed
-from neural_alignment.errors import DataError, DataUnavailable, WrongValue
+from neural_alignment.errors import DataError, DataUnavailable, WrongValue, one_line
 from neural_alignment.options import PathText
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _matching(key: str, patterns: str | Sequence[str]) -> list[str]:
         try:
             matching = tf.io.gfile.glob(pattern)
         except tf.errors.OpError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise DataUnavailable(f"data.{key}: cannot be looked up; found {pattern!r}: {reason}") from error
         if not matching:
             directory = os.path.dirname(pattern) or "."

@@ -33,7 +33,7 @@ from neural_alignment.data.sources.base import (
     pixel_statistics,
 )
 from neural_alignment.data.streamed import Streamed, read_into_memory
-from neural_alignment.errors import ArgumentError, DataError, DataUnavailable, nearest
+from neural_alignment.errors import ArgumentError, DataError, DataUnavailable, nearest, one_line
 from neural_alignment.options import PathText
 
 logger = logging.getLogger(__name__)
@@ -384,5 +384,4 @@ def _resize_all(arrays: Examples, image_size: int | None) -> Examples:
 
 def _line(error: Exception) -> str:
     """Returns kind and message of an error in one line of limited length."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return one_line(f"{type(error).__name__}: {error}", 300)

@@ -88,7 +88,7 @@ class Slurm(Engine):
             finally:
                 controller.leave()
         if stop.signal:
-            raise Stopped(f"{stop.signal}; the same command resumes")
+            raise Stopped(stop.signal, "the same command resumes")
 
 
 @dataclasses.dataclass

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from neural_alignment.jobs.plans import Cell, Outcome
 from neural_alignment.papers.registry import Profiles, Source
-from neural_alignment.papers.tables import chosen, spread, table
+from neural_alignment.papers.tables import chosen, one_decimal, over_layers, spread, table
 from neural_alignment.papers.two_routes.runs import CHANCE, LAB_RULES, RULE_STYLES, TABLE_3, lab_cell
 from neural_alignment.reporting import Artifact, Row, Spread
 
@@ -45,23 +44,18 @@ def make(source: Source) -> Artifact:
 def _rows(cell: Cell, outcome: Outcome) -> Iterator[Row]:
     """Yields a row per evaluation of a run."""
     for row in () if outcome.diverged else outcome.rows:
-        layers = {name: _layers(row, name) for name in (*MEASURES, "norm_ratio")}
-        angles, ratios = layers["weight_angle"], layers["norm_ratio"]
+        layers = {name: over_layers(row, name) for name in (*MEASURES, "norm_ratio")}
+        angles, ratios = layers["weight_angle"].known, layers["norm_ratio"].known
         yield {
             "rule": cell.labels["rule"],
             "seed": outcome.config.seed,
             "epoch": row["epoch"],
             "top1": row["top1"] if row["epoch"] else CHANCE["lab"][0],
-            **{name: statistics.fmean(layers[name]) if layers[name] else math.nan for name in MEASURES},
+            **{name: layers[name].mean for name in MEASURES},
             "weight_angle_max": max(angles, default=math.nan),
             "norm_ratio_min": min(ratios, default=math.nan),
             "norm_ratio_max": max(ratios, default=math.nan),
         }
-
-
-def _layers(row: Mapping[str, float], measure: str) -> list[float]:
-    values = (value for key, value in row.items() if key.startswith(f"{measure}/"))
-    return [value for value in values if value is not None and not math.isnan(value)]
 
 
 def _line(rule: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Row:
@@ -74,14 +68,12 @@ def _line(rule: str, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Row:
     line = {"rule": RULE_STYLES[rule].label, "top-1 (%)": " ".join(top1)}
     for measure in MEASURES:
         name = measure.partition("_")[0]
-        line[f"{name}, {EARLY} epochs"], line[f"{name}, end"] = (_number(spread(own, measure)) for own in (early, end))
-    line["weight, largest"] = _number(Spread([max((row["weight_angle_max"] for row in end), default=math.nan)]))
+        line[f"{name}, {EARLY} epochs"], line[f"{name}, end"] = (
+            one_decimal(spread(own, measure)) for own in (early, end)
+        )
+    line["weight, largest"] = one_decimal(Spread([max((row["weight_angle_max"] for row in end), default=math.nan)]))
     norms = [pick((row[f"norm_ratio_{name}"] for row in end), default=math.nan) for pick, name in _ENDS]
     return line | {"norms": "" if math.isnan(norms[0]) else " to ".join(f"{norm:.2g}" for norm in norms)}
 
 
 _ENDS = ((min, "min"), (max, "max"))
-
-
-def _number(values: Spread) -> str:
-    return f"{values:.1f}" if values.known else ""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import statistics
 from collections.abc import Sequence
 
 from neural_alignment.jobs.plans import Cell, Outcome
 from neural_alignment.papers.claims import TOO_FEW, above, verdict
 from neural_alignment.papers.registry import Profiles, Source
-from neural_alignment.papers.tables import chosen, grouped, spread, table
+from neural_alignment.papers.tables import chosen, grouped, over_layers, spread, table
 from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, SEEDS, lab_cell
 from neural_alignment.reporting import Artifact, Row, Spread
 
@@ -67,13 +65,12 @@ def make(source: Source) -> Artifact:
 def _row(cell: Cell, outcome: Outcome) -> Row:
     top1, _ = CHANCE["lab"]
     last = {} if outcome.diverged else outcome.rows[-1]
-    angles = [value for key, value in last.items() if key.startswith("weight_angle/")]
     return {
         "rule": cell.labels["rule"],
         "examples": cell.labels["examples"],
         "seed": outcome.config.seed,
         "top1": outcome.measure("top1", top1),
-        "weight_angle": statistics.fmean(angles) if angles else math.nan,
+        "weight_angle": over_layers(last, "weight_angle").mean,
         "diverged": outcome.diverged,
         "seconds": round(outcome.seconds, 1),
     }

@@ -20,6 +20,7 @@ from neural_alignment.papers.two_routes.compute import fits, theory
 from neural_alignment.papers.two_routes.runs import CHANCE, MODELS, RULE_STYLES
 from neural_alignment.papers.two_routes.tables import RUN_COLUMNS, accuracies, run_rows
 from neural_alignment.reporting import Artifact, Row, markdown
+from neural_alignment.training.metrics import by_layer
 
 POINTS = 1000
 """Maximum number of weights in a scatter plot, evenly spaced through the kernel."""
@@ -224,7 +225,7 @@ def _metric_rows(rule: str, outcomes: Sequence[Outcome]) -> list[Row]:
         {"rule": rule, "layer": layer, "epoch": row["epoch"]} | {name: row[f"{name}/{layer}"] for name in METRICS}
         for outcome in outcomes
         for row in outcome.rows
-        for layer in (key.partition("/")[2] for key in row if key.startswith("weight_angle/"))
+        for layer in by_layer(row)
     ]
 
 
