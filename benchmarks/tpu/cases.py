@@ -45,9 +45,11 @@ class Case(NamedTuple):
 
 
 FIRST = ("symmetric", "information", "activation", "weight_mirror", "backprop")
-OTHERS = ("kolen_pollack", "feedback", "sign_symmetry", "weight_mirror_adam", "weight_mirror_adam_ops", "frsf", "brsf")
-NOT_STORED = ("feedback", "sign_symmetry", "frsf", "brsf")
-"""Rules without a configuration of ResNet-18: that of backpropagation with an override."""
+NOT_STORED = {rule: f"alignment.rule={rule}" for rule in ("feedback", "sign_symmetry", "frsf", "brsf")}
+NOT_STORED["pfa"] = "alignment={rule: pfa, decay: 1.0e-4}"
+"""Rule without a configuration of ResNet-18 -> override of that of backpropagation."""
+
+OTHERS = ("kolen_pollack", "weight_mirror_adam", "weight_mirror_adam_ops", *NOT_STORED)
 
 TABLE_4 = ("symmetric", "activation", "backprop")
 NETWORKS = {"resnet50": "ResNet-50", "resnet50v2": "ResNet-50v2", "resnet101v2": "ResNet-101v2"}
@@ -81,16 +83,15 @@ def losses(rule: str) -> tuple[str, ...]:
     """Returns the losses of the steps of a rule, in the configurations of the papers."""
     if rule == "information" or rule.startswith("weight_mirror"):
         return "J", "R"
-    return ("J + R",) if rule in ("symmetric", "activation", "kolen_pollack") else ("J",)
+    return ("J + R",) if rule in ("symmetric", "activation", "kolen_pollack", "pfa") else ("J",)
 
 
 def resnet18(chip: str, precision: str, rules: Sequence[str]) -> list[Case]:
     """Returns the steps of some rules on the ResNet-18 of Tables 3 and 4, those with J first."""
     cases = []
     for rule in rules:
-        stored = rule not in NOT_STORED
-        path = f"two_routes/resnet18/{rule if stored else 'backprop'}.yaml"
-        overrides = () if stored else (f"alignment.rule={rule}",)
+        path = f"two_routes/resnet18/{'backprop' if rule in NOT_STORED else rule}.yaml"
+        overrides = (NOT_STORED[rule],) if rule in NOT_STORED else ()
         cases += [Case(chip, "ResNet-18", rule, loss, precision, path, overrides) for loss in losses(rule)]
     return sorted(cases, key=lambda case: case.loss == "R")
 
