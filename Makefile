@@ -24,8 +24,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-exhaustive test-lowest package-test examples examples-outputs docs docs-serve lint resume-test bench \
 	peer tpu-environment tpu-check \
-	tpu-check-pinned mnist-table mnist-random-feedback mnist-lstm vision-transformer two-routes-rates two-routes-lab \
-	cifar10-table clean
+	tpu-check-pinned mnist-table mnist-random-feedback mnist-product-feedback mnist-lstm vision-transformer \
+	two-routes-rates two-routes-lab cifar10-table clean
 
 # Replaces only its own run, not that of `neural-alignment train quickstart`.
 quickstart: $(VENV)/.cpu
@@ -100,6 +100,11 @@ mnist-table: $(VENV)/.cpu
 mnist-random-feedback: $(VENV)/.cpu
 	$(BIN)/neural-alignment compare $(RANDOM_RULES:%=configs/mnist/convnet/%.yaml) --seeds 0,1,2 \
 		--set logging.tensorboard=false --output results/mnist/random_feedback
+	$(BIN)/python tests/rules_tables.py
+
+mnist-product-feedback: $(VENV)/.cpu
+	$(BIN)/neural-alignment compare configs/mnist/convnet/pfa.yaml --seeds 0,1,2 \
+		--set logging.tensorboard=false --output results/mnist/product_feedback
 	$(BIN)/python tests/rules_tables.py
 
 mnist-lstm: $(VENV)/.cpu

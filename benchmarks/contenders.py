@@ -20,6 +20,7 @@ from neural_alignment.alignments import (
     Information,
     InputPath,
     KolenPollack,
+    ProductFeedback,
     RedrawnMagnitudes,
     SignSymmetry,
     Symmetric,
@@ -28,7 +29,7 @@ from neural_alignment.alignments import (
 from neural_alignment.layers import ALIGNED_FORMS
 from neural_alignment.models import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.training import AlignedModel
-from neural_alignment.training.describe import LayerCost
+from neural_alignment.training.describe import LayerCost, products_of_weights
 from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
 
 NORMAL = InputPath(noise="normal", stddev=0.5)
@@ -69,6 +70,7 @@ RULES = {
     "frsf": Contender(FixedMagnitudes(), 0, ALLOWANCE),
     "brsf": Contender(RedrawnMagnitudes(), 0, REDRAWING),
     "kolen_pollack": Contender(KolenPollack(decay=1e-4), 0, ALLOWANCE),
+    "pfa": Contender(ProductFeedback(decay=1e-4), 0, ALLOWANCE),
     "symmetric": Contender(Symmetric(self_=2e-3, decay=2e-3), 0, ALLOWANCE),
     "activation": Contender(Activation(amp=2e-3, sparse=2e-3), 2, ALLOWANCE),
     "weight_mirror": Contender(WeightMirror(amp=1e-3, decay=1e-3, input=NORMAL), 2, NORMAL_NOISE),
@@ -80,7 +82,9 @@ RULES = {
 correlates; `information` also reconstructs by B."""
 
 
-def floor(costs: Sequence[LayerCost], products: float, losses: Literal["J", "R", "JR"] = "JR") -> float:
+def floor(
+    costs: Sequence[LayerCost], products: float, losses: Literal["J", "R", "JR"] = "JR", batch: int | None = None
+) -> float:
     """Returns the minimum time of a step relative to backpropagation (the floor), counting only multiplications.
 
     Backpropagation takes three products per layer, except in the first layer, which sends no error back. A step that
@@ -90,10 +94,14 @@ def floor(costs: Sequence[LayerCost], products: float, losses: Literal["J", "R",
         costs: costs of the layers.
         products: number of products of R with each kernel; a fraction if R uses fewer examples.
         losses: the losses that are trained.
+        batch: number of examples in a step. Products of two weights are computed once in a step, so each example has
+            1 / batch of their cost. Without it they are left out.
     """
     forward = sum(cost.product for cost in costs)
     backpropagation = 3 * forward - costs[0].product
     j_cost = backpropagation if "J" in losses else forward
+    if "J" in losses and batch is not None:
+        j_cost += products_of_weights(costs) / batch
     return (j_cost + (products * forward if "R" in losses else 0)) / backpropagation
 
 

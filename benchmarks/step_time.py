@@ -77,23 +77,22 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     return Report("\n\n".join(texts), checks)
 
 
-def _costs(size: dict[str, Any]) -> Any:
+def _costs(size: dict[str, Any], rule: Any = None) -> Any:
     from neural_alignment.training.describe import layer_costs
 
-    return layer_costs(network(None, size))
+    return layer_costs(network(rule, size))
 
 
 def _rules_table(samples: Samples, case: str, size: dict[str, Any]) -> tuple[str, list[Check]]:
     from benchmarks import contenders
 
-    costs = _costs(size)
     rows, checks = [], []
     for name in samples.measured(case, [PLAIN]):
         rows.append([name, *_measured(samples, case, name), None, None, None])
     for name in samples.measured(case, contenders.RULES):
         contender = contenders.RULES[name]
         median, *measured = _measured(samples, case, name)
-        floor = contenders.floor(costs, contender.products)
+        floor = contenders.floor(_costs(size, contender.rule), contender.products, batch=size["batch"])
         limit = floor * (1 + contender.allowance)
         rows.append([name, median, *measured, floor, median / floor, limit])
         checks.append(Check(f"step time, {case}, {name}", median, limit))

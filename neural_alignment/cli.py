@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 
 from neural_alignment import paths, plugins, processors, quiet, shipped, terminal
-from neural_alignment.errors import ArgumentError, Diverged, InputError, Stopped, Unavailable
+from neural_alignment.errors import ArgumentError, Diverged, InputError, Stopped, Unavailable, shortened
 
 app = typer.Typer(
     help="Train networks whose error travels back through separate backward weights.",
@@ -852,7 +852,7 @@ def _system_message(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # Of an output.
         return f"cannot write: {error.strerror}"
-    message = " ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split())[:200]
+    message = shortened(" ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split()))
     exhausted = type(error).__name__ == "ResourceExhaustedError"
     if exhausted:
         from neural_alignment.training import files

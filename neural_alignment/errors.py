@@ -195,12 +195,14 @@ def as_written(value: Any) -> str:
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` with the closest of `allowed`, or an empty string if none is close.
 
-    Upper and lower case are the same. If several are close, one that begins with the word is preferred. A name of which
-    the word is an abbreviation of 3 or more letters is close.
+    Upper and lower case are the same. If several are close, one that begins with the word is preferred, or one that
+    contains it. A name that begins with, or contains, a word of 3 or more letters is close.
     """
     word, names = word.lower(), {each.lower(): each for each in allowed}
     close = difflib.get_close_matches(word, names)
     longer = [each for each in close or (names if len(word) > 2 else ()) if each.startswith(word)]
+    if not longer and len(word) > 2:
+        longer = difflib.get_close_matches(word, [each for each in names if word in each], n=1, cutoff=0.0)
     return f"; did you mean {names[(longer or close)[0]]!r}?" if longer or close else ""
 
 
@@ -214,12 +216,14 @@ class Mistake:
         lookup_path: key path by which to find the file or override at fault. It is `path`, except that a missing key
             is in no file: then it is the key path of the mapping that lacks the key.
         missing: whether a key is missing.
+        unknown: whether a key is unknown.
     """
 
     path: str
     reason: str
     lookup_path: str
     missing: bool = False
+    unknown: bool = False
 
     def line(self, origin: str = "") -> str:
         """Returns the problem in one line.
@@ -239,8 +243,7 @@ def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = ""
         prefix: key path of the data within a larger configuration.
     """
     errors = error.errors(include_url=False)
-    # An unknown key is often a misspelt required key, which is then also missing. Report the misspelling.
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    first = _first(errors)
     keys, node = _located(schema, first["loc"])
     kind, missing = first["type"], first["type"] in ("missing", "union_tag_not_found")
     cause = first.get("ctx", {}).get("error")
@@ -251,11 +254,40 @@ def first_mistake(error: pydantic.ValidationError, schema: Any, prefix: str = ""
     reason = _reason(first, node)
     if kind == "extra_forbidden":
         _, inside = _located(schema, first["loc"][:-1])
-        allowed = sorted(inside["fields"])
-        reason += f"; allowed: {', '.join(allowed)}{nearest(str(first['loc'][-1]), allowed)}"
+        allowed, key = sorted(inside["fields"]), str(first["loc"][-1])
+        reason += f"; allowed: {', '.join(allowed)}{_inner(schema, first['loc'], allowed) or nearest(key, allowed)}"
     path = ".".join([*([prefix] if prefix else []), *(shortened(key, 60) for key in keys)])
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Mistake(path, f"{reason}{more}", path.rpartition(".")[0] if missing else path, missing)
+    lookup_path = path.rpartition(".")[0] if missing else path
+    return Mistake(path, f"{reason}{more}", lookup_path, missing, kind == "extra_forbidden")
+
+
+def of_constructor(error: pydantic.ValidationError, options: type[pydantic.BaseModel]) -> ValueError:
+    """Returns the first mistake in the arguments of a constructor, for Python callers.
+
+    Args:
+        error: the error that pydantic raised.
+        options: the class that was called.
+    """
+    mistake, cause = first_mistake(error, options), _first(error.errors(include_url=False)).get("ctx", {}).get("error")
+    if isinstance(cause, ArgumentError):
+        return ArgumentError(mistake.path, cause.value.requirement, cause.value.found, cause.value.example)
+    line = mistake.line()
+    return ValueError(f"{options.__name__}: {line}{'' if line[-1] in '.?' else '.'} Example: {constructor(options)}.")
+
+
+def constructor(options: type[pydantic.BaseModel]) -> str:
+    """Returns a call of the constructor of a class of options with its required arguments, for messages."""
+    required = ", ".join(f"{name}=..." for name, field in options.model_fields.items() if field.is_required())
+    return f"{options.__name__}({required})"
+
+
+def _first(errors: list[Any]) -> Any:
+    """Returns the mistake to report.
+
+    An unknown key is often a misspelt required key, which is then also missing. The misspelling is reported.
+    """
+    return next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
 
 
 def describe(error: pydantic.ValidationError, schema: Any, prefix: str = "") -> str:
@@ -302,6 +334,19 @@ def _located(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
             node = node["schema"]
         else:  # A scalar, or a union without tags: the rest of the location are labels of its members.
             return path, {**node, "nullable": nullable}
+
+
+def _inner(schema: Any, loc: tuple[int | str, ...], fields: Iterable[str]) -> str:
+    """Returns a suggestion if an unknown key is a key of options within the options, such as `noise` of `input`.
+
+    Args:
+        schema: as in `_located`.
+        loc: the pydantic location of the unknown key.
+        fields: the keys that are known there.
+    """
+    *around, key = loc
+    found = [each for each in fields if key in _located(schema, (*around, each))[1].get("fields", ())]
+    return f"; did you mean {' or '.join(repr(f'{each}.{key}') for each in found)}?" if found else ""
 
 
 def _reason(error: Any, node: Any) -> str:

@@ -1,4 +1,4 @@
-"""Initial values of backward kernels, drawn independently of the forward kernels."""
+"""Initial values of backward weights, drawn independently of the forward kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ Initializer = Callable[..., Any]
 
 
 def independent_draw(
-    initializer: Initializer, kernel: Any, layer: str, dtype: str, drawn: np.ndarray | None = None
+    initializer: Initializer,
+    kernel: Any,
+    layer: str,
+    dtype: str,
+    drawn: np.ndarray | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Draws B from the distribution of W, independently of W.
 
@@ -36,20 +41,43 @@ def independent_draw(
         layer: name of the layer.
         dtype: dtype of the result.
         drawn: the initial values of W, in the shape of W. Default: the value of `kernel`.
+        shape: shape of B. Default: that of W.
 
     Returns:
-        B in the layout and shape of W.
+        B in the layout of W.
 
     Raises:
         ValueError: if no independent draw is possible, because all entries of W are equal or some are not finite.
     """
+    shape = tuple(kernel.shape) if shape is None else shape
     with tf.init_scope():  # The draws are compared by value, which requires eager execution.
-        backward = _reseeded_by_keras(initializer, tuple(kernel.shape), layer, dtype)
+        backward = _reseeded_by_keras(initializer, shape, layer, dtype)
         if backward is None:
             drawn = _values_drawn(initializer, kernel, dtype) if drawn is None else drawn
-            backward = _compared_draw(initializer, drawn, layer, dtype)
+            backward = _compared_draw(initializer, drawn, layer, dtype, shape)
         values = keras.ops.convert_to_numpy(backward)
     return tf.constant(values)
+
+
+def generator(
+    weight: str, initializer: Initializer, kernel: Any, layer: str, drawn: np.ndarray | None = None
+) -> np.random.Generator:
+    """Returns random numbers for a further weight of a layer.
+
+    The seed is computed as for a B that no initializer can draw; see `independent_draw`.
+
+    Args:
+        weight: name of the weight. Weights with different names are independent.
+        initializer: W's initializer.
+        kernel: the variable W.
+        layer: name of the layer.
+        drawn: as in `independent_draw`.
+    """
+    seed = getattr(initializer, "seed", None)
+    if not isinstance(seed, int):
+        with tf.init_scope():
+            seed = _seed_of(initializer, _values_drawn(initializer, kernel, kernel.dtype) if drawn is None else drawn)
+    return np.random.default_rng(_seed(seed, layer, weight))
 
 
 def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: str, dtype: str) -> Tensor | None:
@@ -67,14 +95,16 @@ def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: 
     return None if first.size and (first == first[0]).all() else backward
 
 
-def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str) -> Tensor:
+def _compared_draw(
+    initializer: Initializer, drawn: np.ndarray, layer: str, dtype: str, shape: tuple[int, ...]
+) -> Tensor:
     """Returns a draw that is not a multiple of W, from the initializer or from a normal distribution."""
     seed = _seed(_seed_of(initializer, drawn), layer)
     reseeded = _reseeded(initializer, seed)
     if reseeded is not None:
         backward = reseeded(drawn.shape, dtype=dtype)
         if not drawn.size or not _is_multiple(keras.ops.convert_to_numpy(backward), drawn):
-            return backward
+            return backward if shape == drawn.shape else reseeded(shape, dtype=dtype)
     mean, deviation = _moments(drawn)
     if drawn.size and not 0 < deviation < np.inf:
         found = f"the value {drawn.flat[0]:g}" if np.isfinite(drawn).all() else "values that are not finite"
@@ -84,7 +114,7 @@ def _compared_draw(initializer: Initializer, drawn: np.ndarray, layer: str, dtyp
             Words(f"{_name(initializer)} for layer {layer!r}, which gives the entries of the kernel {found}"),
             "kernel_initializer='glorot_uniform'",
         )
-    return keras.random.normal(drawn.shape, mean, deviation, dtype=dtype, seed=seed)
+    return keras.random.normal(shape, mean, deviation, dtype=dtype, seed=seed)
 
 
 def _values_drawn(initializer: Initializer, kernel: Any, dtype: str) -> np.ndarray:
@@ -101,8 +131,8 @@ def _values_drawn(initializer: Initializer, kernel: Any, dtype: str) -> np.ndarr
     return keras.ops.convert_to_numpy(initializer(shape, dtype=dtype))
 
 
-def _seed(seed: int, layer: str) -> int:
-    return zlib.crc32(f"{seed}/{layer}/backward_kernel".encode()) & 0x7FFFFFFF
+def _seed(seed: int, layer: str, weight: str = "backward_kernel") -> int:
+    return zlib.crc32(f"{seed}/{layer}/{weight}".encode()) & 0x7FFFFFFF
 
 
 def _seed_of(initializer: Initializer, drawn: np.ndarray) -> int:

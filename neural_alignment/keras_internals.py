@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.models.functional import Functional
 
 from neural_alignment.errors import ArgumentError, Words, shortened
 
@@ -88,6 +89,11 @@ def sublayers(layer: Any) -> list[Any]:
 def has_graph(layer: Any) -> bool:
     """Returns whether a layer is a functional or built Sequential model."""
     return isinstance(layer, keras.Model) and hasattr(functional(layer), "operations")
+
+
+def only_runs_graph(layer: Any) -> bool:
+    """Returns whether a layer is a functional or built Sequential model without a custom method `call`."""
+    return has_graph(layer) and type(layer).call in (Functional.call, keras.Sequential.call)
 
 
 def weights_to_train(layer: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from neural_alignment import paths
+from neural_alignment import errors, paths
 
 
 def _as_text(path: Any) -> Any:
@@ -21,8 +21,26 @@ NumpySeed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 """A seed of NumPy's legacy generator, `numpy.random.RandomState`, which takes no other numbers."""
 
 
-class Options(pydantic.BaseModel):
-    """Typed, immutable options. Unknown keys, values of another type, infinities and NaNs are errors."""
+class _Constructed(type(pydantic.BaseModel)):
+    """Reports wrong arguments of constructors in the form of this package. pydantic does not call it for plain data."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            found = errors.Words(f"{len(args)} without a name")
+            wrong = errors.WrongValue(cls.__name__, "takes its options by name", found, errors.constructor(cls))
+            raise TypeError(wrong.sentences)
+        try:
+            return super().__call__(**kwargs)
+        except pydantic.ValidationError as error:
+            raise errors.of_constructor(error, cls) from None
+
+
+class Options(pydantic.BaseModel, metaclass=_Constructed):
+    """Typed, immutable options. Unknown keys, values of another type, infinities and NaNs are errors.
+
+    Raises:
+        ValueError: if a constructor gets a wrong argument. The message is one line.
+    """
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import inspect
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 
 from neural_alignment.errors import ArgumentError, Words
+
+
+def misfit(function: Callable[..., Any] | None, positional: Sequence[str] = (), named: Sequence[str] = ()) -> str:
+    """Returns why a function of a registered class, such as one of a user, cannot be called; empty if it can be.
+
+    The function is not called, so an error within it is not mistaken for this one.
+
+    Args:
+        function: the function, or None if the class does not define it.
+        positional: the names of the positional arguments.
+        named: the names of the keyword arguments.
+    """
+    if function is None:
+        return "it is missing"
+    try:
+        inspect.signature(function).bind(*positional, **dict.fromkeys(named))
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 class Registry(MutableMapping[str, type[pydantic.BaseModel]]):

@@ -327,17 +327,34 @@ def reference_signals(config: dict, linear: Any, x: Array, w: Array, b: Array, b
     }
 
 
-def reference_carried(rule: str, w: Array, b: Array, name: str, step: int = 0, seed: int = 0) -> Array:
+def product_kernel(learned: Array, fixed: Array) -> Array:
+    """Returns the product of two backward kernels, in the layout of W, if the last axis of both is that of the outputs.
+
+    Args:
+        learned: `(..., inputs, groups * hidden units)`.
+        fixed: `(groups, hidden units, outputs)`.
+    """
+    groups, hidden, _ = fixed.shape
+    parts = learned.reshape(*learned.shape[:-1], groups, hidden)
+    return np.concatenate([parts[..., group, :] @ fixed[group] for group in range(groups)], axis=-1)
+
+
+def reference_carried(
+    rule: str, w: Array, b: Array, name: str, step: int = 0, seed: int = 0, fixed: Any = None
+) -> Array:
     """Returns the kernel through which a rule sends the error, in the layout of W.
 
     Args:
         rule: name of the rule.
         w: W.
-        b: B in the layout of W.
+        b: the stored B in the layout of W.
         name: name of the layer.
         step: the global step.
         seed: seed of the rule.
+        fixed: the second backward weight, an array or a variable, or None.
     """
+    if rule == "pfa":
+        return product_kernel(b, np.asarray(fixed))
     signs = np.sign(w)
     if rule == "sign_symmetry":
         return signs * np.linalg.norm(b) / np.linalg.norm(signs)
@@ -431,11 +448,13 @@ class RuleRow:
 
     Attributes:
         weights: of the primitives; R is their weighted sum. Without weights R = 0.
+        options: other options of the rule.
         operations: linear operations that R and its gradient need in a convolution, beyond those of the layer.
         run: the other options that a run needs with this rule.
     """
 
     weights: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
@@ -449,13 +468,15 @@ RULE_TABLE = {
     "frsf": RuleRow(),
     "brsf": RuleRow(),
     # x (x) x_out is the gradient itself: B^T x is not needed.
-    "weight_mirror": RuleRow({"amp": 1.3, "decay": 0.7}, {CORRELATE: 1}),
+    "weight_mirror": RuleRow({"amp": 1.3, "decay": 0.7}, operations={CORRELATE: 1}),
     # amp and null share the reconstruction and one gradient.
-    "information": RuleRow({"amp": 1.3, "decay": 0.7, "null": 0.4}, {RECONSTRUCT: 1, CORRELATE: 1}),
+    "information": RuleRow({"amp": 1.3, "decay": 0.7, "null": 0.4}, operations={RECONSTRUCT: 1, CORRELATE: 1}),
     "symmetric": RuleRow({"self_": 0.9, "decay": 1.1}),
     # B^T x, and its gradient; W^T x is there already.
-    "activation": RuleRow({"amp": 1.2, "sparse": 0.8}, {PROJECT: 1, CORRELATE: 1}),
+    "activation": RuleRow({"amp": 1.2, "sparse": 0.8}, operations={PROJECT: 1, CORRELATE: 1}),
     "kolen_pollack": RuleRow({"decay": 0.6}, run={"weight_decay": 0.6}),
+    # With one hidden unit for each output, L has the shape of W; tests/layers/test_product_feedback.py has more.
+    "pfa": RuleRow({"decay": 0.6}, {"expansion": 1}, run={"weight_decay": 0.6}),
     "align_zero": RuleRow(),
     "align_ada": RuleRow(),
     "dfa": RuleRow(),
@@ -465,12 +486,15 @@ RULE_TABLE = {
 """One row for every rule of the registry; a missing row fails `test_every_rule_has_a_row_in_the_test_table`."""
 
 RULE_CONFIGS: dict[str, dict] = {
-    name: {"rule": name, **row.weights} for name, row in RULE_TABLE.items() if name in layerwise_rules()
+    name: {"rule": name, **row.weights, **row.options} for name, row in RULE_TABLE.items() if name in layerwise_rules()
 }
 """A configuration of every rule that acts layer by layer."""
 
 LEARNING = tuple(rule for rule in RULE_CONFIGS if RULE_TABLE[rule].weights)
 """The rules whose R is not zero."""
+
+TIED = tuple(rule for rule in RULE_CONFIGS if layerwise_rules()[rule].tie_gradient)
+"""The rules in which B gets a gradient of J. One optimizer trains W and B."""
 
 FIXED = tuple(rule for rule in RULE_CONFIGS if not RULE_TABLE[rule].weights)
 """The rules that act layer by layer and do not train B."""

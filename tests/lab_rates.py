@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from neural_alignment.papers import pages
+from neural_alignment.papers.claims import NOT_YET, TOO_FEW
+from neural_alignment.papers.two_routes.runs import MODELS
 from neural_alignment.reporting import Spread, duration
 
 ROOT = Path(__file__).parent.parent
@@ -148,9 +150,36 @@ def write_headers(folder: Path) -> None:
             path.write_text(with_result(path.read_text(), runs))
 
 
+VARIANTS = {
+    "weight_mirror": "weight mirror",
+    "weight_mirror_adam": "weight mirror with Adam",
+    "weight_mirror_adam_ops": "weight mirror with Adam and the operations of Table 5",
+}
+"""Rule -> name of a variant of weight mirror in README."""
+
+FINDINGS = {"shows": "yes on {}", "does not show": "not shown on {}", TOO_FEW: "too few seeds on {}"}
+FINDINGS |= {NOT_YET: "not yet run on {}"}
+"""Verdict of a claim -> its text in README, with the networks."""
+
+
+def figure_3_lines() -> list[str]:
+    """Returns the lines of README on Figure 3: the verdicts of its claims on each variant of weight mirror."""
+    rows = rows_of(RESULTS / "two_routes" / "table_claims.csv")
+    lines = ["Is information alignment more accurate than weight mirror on these networks, as in the paper?", ""]
+    for rule, name in VARIANTS.items():
+        networks: dict[str, list[str]] = {}
+        for row in rows:
+            if (row["rule"], row["other"]) == ("information", rule):
+                networks.setdefault(row["verdict"], []).append(MODELS[row["model"]])
+        found = "; ".join(FINDINGS[verdict].format(", ".join(own)) for verdict, own in networks.items())
+        lines.append(f"- {name}: {found}.")
+    return lines
+
+
 def write_lab() -> None:
-    """Replaces the headers of the lab's configurations, and the time of all runs in the page."""
+    """Replaces the headers of the lab's configurations, the time of all runs in the page, and the lines of README."""
     pages.replace_table(PAGE, time_line(), "time")
+    pages.replace_table(ROOT / "README.md", figure_3_lines(), "figure 3")
     write_headers(LAB)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import recurrent_layers
 import tensorflow as tf
 from explicit_maps import ExplicitMap
-from helpers import READS_SIGNALS
+from helpers import READS_SIGNALS, reference_carried
 
 from neural_alignment import layers
 from neural_alignment.layers import AlignedAttention
@@ -164,7 +164,7 @@ def connections(layer: Any) -> dict[str, Any]:
 
 def own_weights(layer: Any) -> list[Any]:
     """Returns the weights that the native layer has too."""
-    return [weight for weight in layer.weights if not weight.name.startswith(("backward_", "alignment_step"))]
+    return [weight for weight in layer.weights if not weight.name.startswith(("backward_", "fixed_", "alignment_step"))]
 
 
 def native_copy(name: str, layer: Any, **options: Any) -> Any:
@@ -188,6 +188,65 @@ def fill(layer: Any, rng: Any) -> tuple[dict[str, Array], dict[str, Array]]:
         if weight.name == "bias":
             weight.assign(rng.normal(0, 0.5, weight.shape))
     return forward, backward
+
+
+def draw_fixed(layer: Any, rule: Any, rng: Any) -> dict[str, Array]:
+    """Draws the second backward weight of each connection of a built layer for a rule that has one."""
+    shapes = {
+        name: rule.fixed_shape(connection.linear_map, connection.kernel.shape)
+        for name, connection in connections(layer).items()
+    }
+    return {name: rng.normal(0, 0.7, shape) for name, shape in shapes.items() if shape is not None}
+
+
+def product_kernel(linear: ExplicitMap, inputs: tuple[int, ...], shape: tuple[int, ...], learned: Array, fixed: Array):
+    """Returns the kernel of a layer that does the same as a kernel of hidden units and the mixing of their outputs.
+
+    The kernel is found from its outputs for random inputs, so the layout of the kernels need not be known.
+
+    Args:
+        linear: the map.
+        inputs: shape of one example.
+        shape: shape of the result.
+        learned: the kernel of the hidden units.
+        fixed: `(groups, hidden units, outputs)`, both within a group.
+    """
+    x = np.random.default_rng(0).normal(size=(20, *inputs))
+    groups, hidden, _ = fixed.shape
+    outputs = np.einsum("pgh,gho->pgo", linear.project(x, learned).reshape(-1, groups, hidden), fixed)
+    basis = np.eye(int(np.prod(shape))).reshape(-1, *shape)
+    columns = np.stack([linear.project(x, each).ravel() for each in basis], axis=1)
+    found, _, rank, _ = np.linalg.lstsq(columns, outputs.ravel(), rcond=None)
+    assert rank == len(basis)
+    return found.reshape(shape)
+
+
+def carried_kernels(name: str, rule: Any, layer: Any, forward: dict, backward: dict, fixed: dict) -> dict[str, Array]:
+    """Returns the kernel through which a rule sends the error, in the layout of W, by connection.
+
+    Args:
+        name: of the row.
+        rule: the rule.
+        layer: a built layer of the row.
+        forward: W by connection.
+        backward: the stored B by connection, in the layout of W.
+        fixed: the second backward weight by connection, for rules that have one.
+    """
+    found = {}
+    for key, connection in connections(layer).items():
+        if key in fixed:
+            inputs = input_shape(connection)
+            found[key] = product_kernel(TABLE[name].maps[key], inputs, forward[key].shape, backward[key], fixed[key])
+        else:
+            found[key] = reference_carried(rule.rule, forward[key], backward[key], connection.name)
+    return found
+
+
+def input_shape(connection: Any) -> tuple[int, ...]:
+    """Returns the shape of one example of the inputs of a connection, with 2 for an unknown size."""
+    names = [each.kernel_name for each in connection.layer.connections]
+    shape = connection.layer.input_shapes()[names.index(connection.kernel_name)]
+    return tuple(size or 2 for size in shape[1:])
 
 
 def gradients(layer: Any, variables: list[Any], x: Array, upstream: Array, **options: Any) -> list[Any]:

@@ -10,16 +10,24 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 
+CONVNET = ("mnist/rules", "mnist/random_feedback", "mnist/product_feedback")
+"""The files with the runs of the convnet on MNIST."""
+
 ANGLES = ("first_angle", "last_angle", "last_angle_max")
 
 Runs = dict[str, list[dict[str, str]]]
 
 
 def runs(*names: str) -> Runs:
-    """Returns the rows of some files in `results`, one for each run, by the name of the configuration."""
+    """Returns the rows of some files in `results`, one for each run, by the name of the configuration.
+
+    A file that does not exist has no rows: its runs are not yet made.
+    """
     found: Runs = {}
-    for name in names:
-        with open(RESULTS / f"{name}.csv") as file:
+    for path in (RESULTS / f"{name}.csv" for name in names):
+        if not path.exists():
+            continue
+        with open(path) as file:
             for row in csv.DictReader(file):
                 found.setdefault(Path(row["config"]).stem, []).append(row)
     return found
@@ -27,7 +35,7 @@ def runs(*names: str) -> Runs:
 
 def mnist() -> dict[str, Runs]:
     """Returns the runs on MNIST of each network by rule."""
-    return {"convnet": runs("mnist/rules", "mnist/random_feedback"), "LSTM": runs("mnist/lstm")}
+    return {"convnet": runs(*CONVNET), "LSTM": runs("mnist/lstm")}
 
 
 def cifar10() -> dict[str, Runs]:

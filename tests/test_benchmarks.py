@@ -132,7 +132,7 @@ def test_a_check_compares_a_value_with_its_limit(check, held):
 def test_every_rule_of_the_first_paper_is_a_contender():
     # Align-prop is feedback by other backward kernels: a step of it is one of `feedback`.
     expected = {"feedback", "sign_symmetry", "weight_mirror", "information", "symmetric", "activation", "kolen_pollack"}
-    assert {contender.rule.rule for contender in contenders.RULES.values()} == expected | {"frsf", "brsf"}
+    assert {contender.rule.rule for contender in contenders.RULES.values()} == expected | {"frsf", "brsf", "pfa"}
     assert all(name in contenders.RULES for name in (*growth.RULES, *memory.LAYERWISE, *peer.COMPARED))
 
 
@@ -155,6 +155,10 @@ def test_the_floor_counts_multiplications():
     assert contenders.floor(costs, 2, "R") == 3 * (first + second) / backpropagation
     assert contenders.floor(costs, 2, "J") == contenders.floor(costs, 0) == 1.0
     assert contenders.floor(costs, 2) != 5 / 3  # with the error of the first layer, which is unused
+    costs = layer_costs(fc([4], 2, (3,), alignment=contenders.ProductFeedback(decay=0.1, expansion=5)))
+    weights = 3 * 20 * 4 + 2 * (4 * 10 * 2)  # The B of the first layer carries no error.
+    assert contenders.floor(costs, 0, batch=6) == pytest.approx((backpropagation + weights / 6) / backpropagation)
+    assert contenders.floor(costs, 0, "R", batch=6) == contenders.floor(costs, 0, "R")
 
 
 def test_the_baseline_is_plain_keras_with_as_many_weights():

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.alignments import WeightMirror, from_config
+from neural_alignment.alignments import InputPath, Symmetric, WeightMirror, from_config
 from neural_alignment.config import Runtime
 from neural_alignment.errors import ArgumentError, ConfigError, Words, WrongValue, nearest, one_line, shortened
 
@@ -51,7 +51,11 @@ def test_a_line_has_the_values_of_yaml(found, written):
         ("x_val", ["x_train", "x_validation"], "; did you mean 'x_validation'?"),
         ("vgg16", ["VGG16", "VGG19"], "; did you mean 'VGG16'?"),
         ("X_train", ["y_train", "x_train"], "; did you mean 'x_train'?"),
+        ("bfloat16", ["float32", "float64", "mixed_bfloat16", "mixed_float16"], "; did you mean 'mixed_bfloat16'?"),
+        ("decay", ["delays", "weight_decay_of_the_bias", "weight_decay"], "; did you mean 'weight_decay'?"),
+        ("float", ["bfloat16", "float32"], "; did you mean 'float32'?"),
         ("re", ["resnet"], ""),
+        ("et", ["resnet"], ""),
         ("", ["resnet"], ""),
         ("picture", ["resnet"], ""),
     ],
@@ -108,7 +112,9 @@ def test_long_values_are_shortened():
 
 
 def test_a_check_of_options_reads_naturally_in_both_forms():
-    with pytest.raises(ValueError, match=r"`stddev` must be left out without `noise`\. Received 2\.0\. Example: noise"):
+    with pytest.raises(
+        ValueError, match=r"`input.stddev` must be left out without `noise`\. Received 2\.0\. Example: "
+    ):
         WeightMirror(amp=1.0, decay=1.0, input={"stddev": 2.0})
     line = r"^alignment\.input\.stddev: must be left out without `noise`; found 2\.0$"
     with pytest.raises(ConfigError, match=line):
@@ -139,3 +145,53 @@ def test_a_message_of_tensorflow_is_that_without_its_operation():
         error = tf.errors.InvalidArgumentError(None, tf.constant(1.0, name="where").op, "too\nsmall")
     assert "where" in str(error)
     assert one_line(error) == "too small"
+
+
+# Rules and other options that are made in Python.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Symmetric(self=0.1, decay=0.1),
+            "Symmetric: self: unknown key; allowed: decay, every, layers, rule, self_, steps_per_epoch, update_forward"
+            "; did you mean 'self_'? (1 more). Example: Symmetric(self_=..., decay=...).",
+        ),
+        (
+            lambda: Symmetric(self_="x", decay=0.1),
+            "Symmetric: self_: input should be a valid number; found 'x'. Example: Symmetric(self_=..., decay=...).",
+        ),
+        (
+            lambda: InputPath(nois="normal"),
+            "InputPath: nois: unknown key; allowed: batch_center, feature_center, feature_normalize, noise, stddev; "
+            "did you mean 'noise'? Example: InputPath().",
+        ),
+        (
+            lambda: Symmetric(self_={"kind": "constant", "value": 1.0, "start": 5, "stop": 5}, decay=1.0),
+            "`self_.stop` must be after `start` (5.0). Received 5.0. Example: stop: 10.",
+        ),
+        (
+            lambda: Symmetric(0.1, 0.1),
+            "Symmetric takes its options by name. Received 2 without a name. Example: Symmetric(self_=..., decay=...).",
+        ),
+    ],
+)
+def test_a_wrong_argument_in_python_is_one_line(make, message):
+    with pytest.raises((ValueError, TypeError)) as error:
+        make()
+    assert str(error.value) == message
+
+
+def test_a_key_of_inner_options_is_suggested_with_its_path():
+    with pytest.raises(ValueError, match=r"noise: unknown key; .*; did you mean 'input\.noise'\? Example"):
+        WeightMirror(amp=0.1, decay=0.1, noise="normal")
+    line = "alignment.relu: unknown key; .*; did you mean 'backward_output.relu' or 'forward_output.relu'?"
+    with pytest.raises(ConfigError, match=line):
+        from_config({"rule": "weight_mirror", "amp": 0.1, "decay": 0.1, "relu": True})
+
+
+def test_in_a_file_the_message_is_that_of_files():
+    """pydantic does not call constructors for plain data, whose paths it would lose."""
+    with pytest.raises(ConfigError, match=r"^alignment\.input\.stddev: input should be greater than 0; found 0$"):
+        from_config({"rule": "weight_mirror", "amp": 0.1, "decay": 0.1, "input": {"stddev": 0}})

@@ -105,6 +105,20 @@ def test_a_layer_that_replaces_another_takes_its_place():
     assert not any(weight is old.kernel for weight in layer.weights)
 
 
+class OwnCall(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training, mask)
+
+
+def test_models_that_only_run_their_graph_have_no_own_call():
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(2)(inputs)
+    graph = [keras.Model(inputs, outputs), internals.InterceptedModel(inputs, outputs)]
+    graph.append(keras.Sequential([inputs, keras.layers.ReLU()]))
+    others = [OwnCall([inputs, keras.layers.ReLU()]), keras.Sequential([keras.layers.ReLU()]), keras.layers.Dense(2)]
+    assert [internals.only_runs_graph(model) for model in [*graph, *others]] == [True] * 3 + [False] * 3
+
+
 def test_sublayers_are_those_of_a_layer_itself_each_once():
     inner = keras.layers.Dense(2)
     layer = keras.layers.Layer()

@@ -228,3 +228,49 @@ def test_a_file_below_an_override_that_removes_its_value_is_not_at_fault():
     overrides = ["optimization.backward=null", "optimization.backward={learning_rate: 0.1}"]
     line = message(QUICKSTART, overrides)
     assert line.startswith(f"{QUICKSTART} --set {overrides[1]}: optimization.backward.name: this key is required")
+
+
+# A key that an override has made unknown.
+
+OTHER_CLASS = [
+    (
+        ["alignment.rule=feedback"],
+        "--set alignment.rule=feedback: alignment.self_: unknown key; allowed: layers, rule, steps_per_epoch (1 more); "
+        "it is not a key of rule: feedback; alignment={rule: feedback} replaces all keys of alignment",
+    ),
+    (
+        ["model.name=fc", "seed=1"],
+        "--set model.name=fc: model.filters: unknown key; allowed: activation, hidden, initial_stddev, name, "
+        "output_activation, weight_norm (1 more); it is not a key of name: fc; model={name: fc} replaces all keys of "
+        "model",
+    ),
+    (
+        ["alignment=[{rule: symmetric, self_: 1, decay: 1}]", "alignment.0.rule=feedback"],
+        "--set alignment.0.rule=feedback: alignment.0.self_: unknown key; allowed: layers, rule, steps_per_epoch "
+        "(1 more); it is not a key of rule: feedback; alignment.0={rule: feedback} replaces all keys of alignment.0",
+    ),
+    (
+        ["alignment={rule: feedback}", "alignment.self_=1"],
+        "--set alignment.self_=1: alignment.self_: unknown key; allowed: layers, rule, steps_per_epoch",
+    ),
+    (
+        ["alignment.slf=1", "alignment.rule=symmetric"],
+        "--set alignment.slf=1: alignment.slf: unknown key; allowed: decay, every, layers, rule, self_, "
+        "steps_per_epoch, update_forward; did you mean 'self_'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "line"), OTHER_CLASS)
+def test_an_override_that_makes_a_key_unknown_is_named(overrides, line):
+    assert message(QUICKSTART, overrides) == f"{QUICKSTART} {line}"
+
+
+def test_an_override_that_selects_the_same_class_is_not_named(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(Path(QUICKSTART).read_text().replace("self_:", "slf:"))
+    assert message(path, ["alignment.rule=symmetric"]).startswith(f"{path}: alignment.slf: unknown key; allowed: ")
+
+
+def test_the_advice_works():
+    configuration.load(QUICKSTART, ["alignment={rule: feedback}", "optimization.backward=null"])

@@ -23,82 +23,18 @@ from neural_alignment.papers.two_routes.compute import taxonomy
 
 ROOT = Path(__file__).parent.parent
 
-PLUGIN = (
-    (ROOT / "tests" / "shrinking_rule.py").read_text()
-    + '''
+PAGE = (ROOT / "docs" / "plugins.md").read_text()
+RULE, *PARTS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+"""The examples of the page: a rule, and a model with a layer, a loss and a data source."""
 
-# A layer, a model, a loss and a data source.
-
-from typing import ClassVar
-
-import keras
-import numpy as np
-
-from neural_alignment import data, models
-from neural_alignment.layers import Dense
-from neural_alignment.losses import LOSSES, LossOptions
-from neural_alignment.serialization import serializable
-
-
-@serializable
-class Halving(Dense):
-    """A dense layer with halved outputs."""
-
-    def call(self, inputs, training=None):
-        return 0.5 * super().call(inputs, training=training)
-
-
-def halved(classes, input_shape, alignment, weight_decay):
-    inputs = keras.Input(input_shape)
-    hidden = Halving(4, activation="tanh", alignment=alignment, name="halving")(keras.layers.Flatten()(inputs))
-    return keras.Model(inputs, Dense(classes, alignment=alignment, name="dense")(hidden))
-
-
-@models.MODELS.register
-class Halved(models.ModelOptions):
-    """A network of one halving layer."""
-
-    builder = staticmethod(halved)
-
-    name: Literal["halved"]
-
-
-@LOSSES.register
-class AbsoluteError(LossOptions):
-    """Absolute difference to the one-hot code."""
-
-    kind: Literal["absolute_error"]
-
-    def make(self, classes, batch_size, seed):
-        return AbsoluteDifference(), [keras.metrics.SparseCategoricalAccuracy(name="top1")]
-
-
-@serializable
-class AbsoluteDifference(keras.losses.Loss):
-    def call(self, y_true, y_pred):
-        return keras.ops.mean(keras.ops.abs(y_pred - keras.ops.one_hot(y_true, y_pred.shape[-1])), axis=-1)
-
-
-@data.SOURCES.register
-class Stripes(data.SourceOptions):
-    """Images with one bright row, whose number is the class."""
-
-    source: Literal["stripes"]
-
-    def load(self, batching):
-        labels = np.arange(16) % 4
-        images = np.zeros((16, 4, 4, 1), np.uint8)
-        images[np.arange(16), labels] = 255
-        arrays = data.Examples(images, labels)
-        return data.InMemory(batching, arrays, arrays, classes=4, scale=255.0)
-'''
-)
+PLUGIN = "\n\n".join([(ROOT / "tests" / "shrinking_rule.py").read_text(), *PARTS])
 
 RUN = {
     "epochs": 1,
     "batch_size": 4,
     "data": {"source": "stripes"},
-    "model": {"name": "halved"},
+    "model": {"name": "halved", "units": 3},
+    "weight_decay": 0.1,
     "loss": {"kind": "absolute_error"},
     "alignment": {"rule": "shrinking", "quartic": 0.5},
     "optimization": {
@@ -227,9 +163,8 @@ def test_a_run_names_its_plugins_and_needs_them_to_be_read_again(run, tmp_path):
 
 
 def test_the_example_of_the_guide_runs(run, tmp_path):
-    page = (ROOT / "docs" / "plugins.md").read_text()
-    [code], [commands] = (re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S) for kind in ("python", "bash"))
-    (tmp_path / "my_rules.py").write_text(code)
+    [commands] = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.M | re.S)
+    (tmp_path / "my_rules.py").write_text(RULE)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for line in commands.splitlines():
         words = shlex.split(line)[1:]

@@ -36,7 +36,8 @@ WITHOUT_FILES = [text for text in blocks("python") if text not in WITH_A_RUN]
     exhaustive_unless(WITHOUT_FILES, WITHOUT_FILES[:2]),
     ids=lambda text: text.strip().splitlines()[-1][:40],
 )
-def test_python(text, tmp_path):
+def test_python(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(text, "README.md", "exec"), names)
     layers = [layer for layer in names["model"].layers if getattr(layer, "alignment", None)]

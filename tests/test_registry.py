@@ -1,5 +1,6 @@
 """A data source, a model, a loss and a rule from outside of the package work in a configuration at once."""
 
+import contextlib
 from typing import ClassVar, Literal
 
 import jsonschema
@@ -13,10 +14,11 @@ from neural_alignment import config as configuration
 from neural_alignment import data, models
 from neural_alignment.alignments import RULES, Alignment
 from neural_alignment.config import ConfigError, yaml_files, yaml_reader
+from neural_alignment.errors import DataError
 from neural_alignment.losses import LOSSES, LossOptions
 from neural_alignment.models import ModelOptions
 from neural_alignment.serialization import serializable
-from neural_alignment.training import describe, run
+from neural_alignment.training import describe, run, setup
 from neural_alignment.training.metrics import MetricsFile
 
 PLAN = """
@@ -179,6 +181,76 @@ def test_their_mistakes_are_one_line(plan, override, message):
         configuration.load(plan, [override])
     assert "\n" not in str(error.value)
     assert data.load("stripes", batch_size=4, seed=0).steps_per_epoch == 2
+
+
+def build_by_position(number, shape, alignment, width):
+    return single(number, shape, alignment, 0.0, width)
+
+
+WRONG = {
+    "a builder with other arguments": (
+        "single",
+        {"builder": staticmethod(build_by_position)},
+        r"model\.name: must be a model whose `builder` takes width, classes, input_shape, alignment, weight_decay, by "
+        r"name \(.*'number'\); found 'single'",
+    ),
+    "no builder": ("single", {"builder": None}, r"model\.name: must be a model whose .* \(it is missing\); found"),
+    "a loss without metrics": (
+        "absolute_error",
+        {"make": lambda self, classes, batch_size, seed: absolute_difference},
+        r"loss\.kind: must be a loss whose .* \(it returns function\); found 'absolute_error'",
+    ),
+    "a metric without a list": (
+        "absolute_error",
+        {"make": lambda self, *arguments: (absolute_difference, "accuracy")},
+        r"loss\.kind: must be a loss whose .* \(it returns tuple\); found 'absolute_error'",
+    ),
+    "a loss with other arguments": (
+        "absolute_error",
+        {"make": lambda self, classes: None},
+        r"loss\.kind: must be a loss whose .* \(too many positional arguments\); found 'absolute_error'",
+    ),
+    "no loss": ("absolute_error", {"make": LossOptions.make}, r"loss\.kind: must be a loss whose .* \(it is missing\)"),
+    "batches of TensorFlow": (
+        "stripes",
+        {"load": lambda self, batching: tf.data.Dataset.range(3).batch(1)},
+        r"data\.source: must be a source whose .* `InMemory` \(it returns _BatchDataset\); found 'stripes'",
+    ),
+    "a source with other arguments": (
+        "stripes",
+        {"load": lambda self: None},
+        r"data\.source: must be a source whose .* \(too many positional arguments\); found 'stripes'",
+    ),
+    "no source": (
+        "stripes",
+        {"load": data.SourceOptions.load},
+        r"data\.source: must be a source whose .* \(it is missing\); found 'stripes'",
+    ),
+}
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("case", WRONG)
+def test_their_functions_are_checked_in_one_line(plan, monkeypatch, case):
+    name, attributes, message = WRONG[case]
+    kind = {added: options for _, added, options in ADDED}[name]
+    for attribute, value in attributes.items():
+        monkeypatch.setattr(kind, attribute, value)
+    config = configuration.load(plan)
+    with pytest.raises((ConfigError, DataError), match=message) as error:
+        setup.compiled_model(config, setup.data_facts(config), contextlib.nullcontext())
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_within_their_functions_is_not_hidden(monkeypatch):
+    """It has a traceback to the line of the user."""
+
+    def failing(**options):
+        return len(None)
+
+    monkeypatch.setattr(Single, "builder", staticmethod(failing))
+    with pytest.raises(TypeError, match="has no len"):
+        Single(name="single", width=2).build(3, (4, 4, 1))
 
 
 def test_without_them_the_file_is_refused(plan):

@@ -15,7 +15,7 @@ from neural_alignment.papers.pages import table_in
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 FILES = {
-    "mnist/convnet": ("mnist/rules", "mnist/random_feedback"),
+    "mnist/convnet": rules_tables.CONVNET,
     "mnist/lstm": ("mnist/lstm",),
     "cifar10/vision_transformer": ("cifar10/vision_transformer",),
 }
@@ -24,7 +24,8 @@ FILES = {
 @pytest.mark.parametrize("network", FILES)
 def test_every_rule_has_three_seeds_and_none_diverged(network):
     by_rule = runs(*FILES[network])
-    assert set(by_rule) == {path.stem for path in (CONFIGS / network).glob("*.yaml")}
+    headers = {path.stem: path.read_text() for path in (CONFIGS / network).glob("*.yaml")}
+    assert set(by_rule) == {name for name, text in headers.items() if "not yet run" not in text}
     for rows in by_rule.values():
         assert [row["seed"] for row in rows] == ["0", "1", "2"]
         assert {row["diverged"] for row in rows} == {"0"}
@@ -72,8 +73,8 @@ def test_the_page_states_the_time_of_the_vision_transformer():
 def test_the_tables_of_rules_have_the_numbers_of_the_files():
     """`python tests/rules_tables.py` makes them."""
     assert table_in(rules_tables.README) == rules_tables.short_table()
-    assert "\n\nTen rules on MNIST after 3 epochs" in rules_tables.README.read_text()
-    assert len(rules_tables.short_table()) == len(["header", "line", "backpropagation"]) + 10
+    number = len(rules_tables.short_table()) - len(["header", "line", "backpropagation"])
+    assert f"\n\n{ {10: 'Ten', 11: 'Eleven'}[number] } rules on MNIST after 3 epochs" in rules_tables.README.read_text()
     assert table_in(rules_tables.PAGE, "MNIST") == rules_tables.full_table(rules_tables.mnist())
     assert table_in(rules_tables.PAGE, "CIFAR-10") == rules_tables.full_table(rules_tables.cifar10())
 

@@ -3,14 +3,17 @@
 import csv
 
 import pytest
-from helpers import assert_close
+from helpers import RULE_CONFIGS, RULE_TABLE, assert_close
 
 from benchmarks.tpu import check, table
-from benchmarks.tpu.cases import BF16, F32, Case, matrix
+from benchmarks.tpu.cases import BF16, F32, SIGN, Case, matrix
 from neural_alignment.training import setup, tpu
 from neural_alignment.training.distribution import check_replicas
 from neural_alignment.training.tpu import estimate
 from neural_alignment.training.tpu.compilation import Limits
+
+ADAM = ("weight_mirror_adam", "weight_mirror_adam_ops")
+"""Configurations of the paper with the rule `weight_mirror`."""
 
 USED = {"jax": "1.0", "libtpu": "2.0", "tensorflow": "3.0"}
 DONE = tpu.Compiled(10, 20, 5, 1000, 2000, 60)
@@ -65,19 +68,21 @@ def test_the_cores_of_each_tpu_can_share_the_batches():
 
 
 def test_the_matrix_contains_each_group():
+    """Every rule on ResNet-18 or, if it is for a whole network or of the paper on wide networks, on the 8-layer CNN."""
     keys = {case.key for case in matrix()}
+    local = {*RULE_CONFIGS} - {"align_prop"}
     for chip in ("v3-8", "v2-8"):
         for precision in (BF16, F32):
             rules = {key[2] for key in keys if key[0] == chip and key[1] == "ResNet-18" and key[4] == precision}
-            assert {"feedback", "sign_symmetry", "kolen_pollack", "weight_mirror", "information"} <= rules
-            assert {"symmetric", "activation", "backprop"} <= rules
+            assert {rule.removesuffix(SIGN) for rule in rules} == {*local, "backprop", *ADAM}
         for model in ("ResNet-50", "ResNet-50v2", "ResNet-101v2", "ResNet-152v2"):
             rules = {key[2] for key in keys if key[:2] == (chip, model) and key[4] == BF16}
             assert rules == {"symmetric", "activation", "backprop"}
             assert (chip, model, "symmetric", "J + R", F32) in keys
     for chip in ("v4-8", "v5litepod-4", "v6e-4"):
         assert {key[2] for key in keys if key[0] == chip} == {"symmetric", "information"}
-    assert {key[2] for key in keys if key[1] == "8-layer CNN"} == {"align_zero", "align_ada", "dfa", "last_layer"}
+    for chip in ("v3-1", "v6e-1"):
+        assert {key[2] for key in keys if key[0] == chip and key[1] == "8-layer CNN"} == {*RULE_TABLE} - local
 
 
 @pytest.mark.parametrize("case", {case.path + str(case.overrides): case for case in matrix()}.values(), ids=str)

@@ -109,25 +109,43 @@ def marked(text: str, size: float) -> str:
 X, W, Z = (62, 58), (180, 58), (298, 58)
 BELOW, B, ABOVE = (62, 238), (180, 238), (298, 238)
 RECONSTRUCTION, PROJECTION = (62, 148), (298, 148)
+LEARNED, FIXED = (121, 238), (239, 238)
 
 
-def layer(title: str, backward: str = "B", inputs: str = "x", kind: str = "error") -> Drawing:
-    """Draws the two paths of a layer; `backward` names the weights of the backward path."""
+def layer(
+    title: str, backward: str = "B", inputs: str = "x", kind: str = "error", hidden: tuple[str, str, str] | None = None
+) -> Drawing:
+    """Draws the two paths of a layer.
+
+    Args:
+        title: as of `Drawing`.
+        backward: the name of the weights of the backward path, or their formula.
+        inputs: the name of the inputs.
+        kind: kind of the backward path.
+        hidden: the names of two kinds of backward weights, from the inputs to the outputs, with that of the hidden
+            units between them.
+    """
     picture = Drawing(title)
+    through = "B" if hidden is None else f"B = {hidden[0]}{hidden[2]}"
     picture.text(12, 22, "layer l: forward path", "forward", "start", 14)
-    picture.text(12, 290, "backward path: the error travels through B in place of W^T", "error", "start", 14)
+    picture.text(12, 290, f"backward path: the error travels through {through} in place of W^T", "error", "start", 14)
     picture.line("forward", (81, 58), (153, 58))
     picture.line("forward", (206, 58), (278, 58))
     picture.line("forward", (317, 58), (372, 58))
     picture.line("error", (424, 238), (320, 238))
-    picture.line("error", (279, 238), (210, 238))
-    picture.line("error", (153, 238), (84, 238))
+    for start, end in ((279, 210), (153, 84)) if hidden is None else ((279, 261), (221, 202), (161, 143), (103, 84)):
+        picture.line("error", (start, 238), (end, 238))
     picture.line("error", (43, 238), (8, 238))
     picture.node(*X, inputs)
     picture.box(*W, "W")
     picture.node(*Z, "z")
     picture.node(*ABOVE, "d", kind)
-    picture.box(*B, backward, kind, 52 if len(backward) < 4 else 96)
+    if hidden is None:
+        picture.box(*B, backward, kind, 52 if len(backward) < 4 else 96)
+    else:
+        picture.box(*LEARNED, hidden[0], kind, 36)
+        picture.node(*B, hidden[1], kind)
+        picture.box(*FIXED, hidden[2], kind, 36)
     picture.node(*BELOW, "Bd", kind)
     picture.text(376, 63, "to layer l+1", "forward", "start", 14)
     picture.text(376, 224, "from layer l+1", "error", "start", 14)
@@ -249,6 +267,19 @@ def kolen_pollack() -> Drawing:
     picture.text(190, 178, "decay", "rule", "start")
     picture.text(190, 194, "shrinks W and B equally,", "rule", "start", 12)
     picture.text(190, 209, "so their difference fades", "rule", "start", 12)
+    return picture
+
+
+def pfa() -> Drawing:
+    """Fixed and learned backward weights, with hidden units between them."""
+    title = "Product feedback alignment: the error travels through fixed weights, hidden units and learned weights."
+    picture = layer(title, hidden=("L", "r", "F"))
+    picture.text(FIXED[0], 211, "F is random and never changes", "error", size=12)
+    picture.line("rule", (68, 77), (116, 217))
+    picture.text(122, 118, "angle", "rule", "start")
+    picture.text(122, 134, "L gets the product of x and r", "rule", "start", 12)
+    picture.text(122, 162, "decay", "rule", "start")
+    picture.text(122, 178, "shrinks W and L equally", "rule", "start", 12)
     return picture
 
 
@@ -400,7 +431,7 @@ PICTURES: dict[str, Callable[[], Drawing]] = {
     each.__name__: each
     for each in (
         *(backprop, feedback, sign_symmetry, frsf, brsf, weight_mirror, information, symmetric, activation),
-        *(kolen_pollack, align_prop, align_zero, align_ada, dfa, drtp, last_layer),
+        *(kolen_pollack, pfa, align_prop, align_zero, align_ada, dfa, drtp, last_layer),
     )
 }
 """Name of a rule in a configuration, or `backprop` -> the function that draws it."""

@@ -45,11 +45,26 @@ class Case(NamedTuple):
 
 
 FIRST = ("symmetric", "information", "activation", "weight_mirror", "backprop")
-OTHERS = ("kolen_pollack", "feedback", "sign_symmetry", "weight_mirror_adam", "weight_mirror_adam_ops")
+NOT_STORED = {rule: f"alignment.rule={rule}" for rule in ("feedback", "sign_symmetry", "frsf", "brsf")}
+NOT_STORED["pfa"] = "alignment={rule: pfa, decay: 1.0e-4}"
+"""Rule without a configuration of ResNet-18 -> override of that of backpropagation."""
+
+OTHERS = ("kolen_pollack", "weight_mirror_adam", "weight_mirror_adam_ops", *NOT_STORED)
+
 TABLE_4 = ("symmetric", "activation", "backprop")
-WHOLE_NETWORK = ("align_zero", "align_ada", "dfa", "last_layer")
 NETWORKS = {"resnet50": "ResNet-50", "resnet50v2": "ResNet-50v2", "resnet101v2": "ResNet-101v2"}
 NETWORKS |= {"resnet152v2": "ResNet-152v2"}
+
+WHOLE_NETWORK = {
+    "align_zero": "",
+    "align_ada": "",
+    "align_prop": "alignment.rule=align_prop",
+    "dfa": "",
+    "drtp": "alignment={rule: drtp, share_space: true}",
+    "last_layer": "alignment.rule=last_layer",
+}
+"""Rule for a whole network, or of the paper on wide networks -> override of the configuration of backpropagation; empty
+if the rule has its own."""
 
 SIGN = ", sign noise"
 """End of the name of a rule with this noise."""
@@ -60,24 +75,23 @@ WIDE = ("data.train_examples=1281167", "data.validation_examples=50000")
 SHARED = ("evaluation.batch_size=512",)
 """A batch of the evaluation that 8 cores can share, near the 500 of the configurations of small images."""
 
-ONE_CORE = "v6e-1"
-"""A TPU for networks that use the statistics of the whole batch, which cores do not share."""
+ONE_CORE = ("v3-1", "v6e-1")
+"""TPUs for networks that use the statistics of the whole batch, which cores do not share."""
 
 
 def losses(rule: str) -> tuple[str, ...]:
     """Returns the losses of the steps of a rule, in the configurations of the papers."""
     if rule == "information" or rule.startswith("weight_mirror"):
         return "J", "R"
-    return ("J + R",) if rule in ("symmetric", "activation", "kolen_pollack") else ("J",)
+    return ("J + R",) if rule in ("symmetric", "activation", "kolen_pollack", "pfa") else ("J",)
 
 
 def resnet18(chip: str, precision: str, rules: Sequence[str]) -> list[Case]:
     """Returns the steps of some rules on the ResNet-18 of Tables 3 and 4, those with J first."""
     cases = []
     for rule in rules:
-        stored = rule not in ("feedback", "sign_symmetry")
-        path = f"two_routes/resnet18/{rule if stored else 'backprop'}.yaml"
-        overrides = () if stored else (f"alignment.rule={rule}",)
+        path = f"two_routes/resnet18/{'backprop' if rule in NOT_STORED else rule}.yaml"
+        overrides = (NOT_STORED[rule],) if rule in NOT_STORED else ()
         cases += [Case(chip, "ResNet-18", rule, loss, precision, path, overrides) for loss in losses(rule)]
     return sorted(cases, key=lambda case: case.loss == "R")
 
@@ -123,11 +137,10 @@ def all_cases() -> Iterator[Case]:
 
 def other_networks(chip: str) -> Iterator[Case]:
     """Returns the rules for whole networks on the 8-layer network, and symmetric alignment on other kinds of layers."""
-    for rule in WHOLE_NETWORK:
-        stored = rule != "last_layer"
-        path = f"wide_networks/imagenet/{rule if stored else 'normal'}.yaml"
-        overrides = WIDE if stored else (*WIDE, "alignment.rule=last_layer")
-        yield Case(ONE_CORE, "8-layer CNN", rule, "J", BF16, path, overrides)
+    for one_core in ONE_CORE:
+        for rule, option in WHOLE_NETWORK.items():
+            path = f"wide_networks/imagenet/{'normal' if option else rule}.yaml"
+            yield Case(one_core, "8-layer CNN", rule, "J", BF16, path, (*WIDE, option) if option else WIDE)
     for model, path in (
         ("MobileNetV2", "cifar10/mobilenet_v2.yaml"),
         ("vision transformer", "cifar10/vision_transformer/symmetric.yaml"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.common import ROOT, table
-from benchmarks.tpu.cases import BF16, SIGN, Case, matrix
+from benchmarks.tpu.cases import BF16, F32, SIGN, Case, matrix
 from benchmarks.tpu.check import TABLE, Row, read
-from neural_alignment.training import setup, tpu
+from neural_alignment.training import describe, setup, tpu
 from neural_alignment.training.tpu.chips import GIB
 from neural_alignment.training.tpu.estimate import digits, hours
 
@@ -35,8 +36,8 @@ class Table:
         row = self.rows.get(key)
         if row is None or row["compiles"] != "yes":
             return None
-        compiled = tpu.Compiled(flops=int(row["flops"]), bytes_accessed=int(row["bytes_accessed"]))
-        return tpu.Estimate.of(compiled, tpu.Slice.named(row["chip"]), row["precision"])
+        compiled, chip = tpu.Compiled(flops=int(row["flops"]), bytes_accessed=int(row["bytes_accessed"])), row["chip"]
+        return tpu.Estimate.of(compiled, tpu.Slice.named(chip), row["precision"], part_of_r(cases_by_key()[key]))
 
     def share(self, row: Row) -> float | None:
         """Returns the time of R relative to J, by the bounds of their steps.
@@ -102,6 +103,23 @@ class Table:
             return "", ""
         duration = hours(bounds, steps)
         return digits(duration), f"${PRICES[chip] * duration:.0f}"
+
+
+@functools.cache
+def cases_by_key() -> dict[Key, Case]:
+    """Returns all cases by their keys."""
+    return {case.key: case for case in matrix()}
+
+
+def part_of_r(case: Case) -> float:
+    """Returns the part of R in the arithmetic of a step. Steps with one precision do not need it: 0."""
+    return 0.0 if case.precision == F32 else _part_of_r(case._replace(chip=""), tpu.Slice.named(case.chip).replicas)
+
+
+@functools.cache
+def _part_of_r(case: Case, replicas: int) -> float:
+    """Returns it for a step in bfloat16 on any TPU with so many cores."""
+    return describe.part_of_r(case.config(), replicas, case.loss)
 
 
 def paper_rows() -> list[Case]:

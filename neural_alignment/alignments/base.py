@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import keras
+import numpy as np
 import pydantic
 import tensorflow as tf
 
@@ -152,14 +153,18 @@ class KernelView:
     """The kernels of a connection at one step, from which a rule computes the kernel through which the error travels.
 
     Attributes:
+        linear_map: the linear map of the connection.
         forward_kernel: W, behind `tf.stop_gradient`.
         backward_kernel: B as it is stored, in the layout of W.
+        fixed_kernel: the second backward weight, or None. See `Alignment.fixed_shape`.
         name: name of the connection. The random numbers of connections with different names are independent.
         step: the global step.
     """
 
+    linear_map: LinearMap
     forward_kernel: Tensor
     backward_kernel: Tensor
+    fixed_kernel: Tensor | None = None
     name: str = "layer"
     step: Tensor | int = 0
 
@@ -337,7 +342,8 @@ class Alignment(Options):
     """
 
     tie_gradient: ClassVar[bool] = False
-    """Whether B gets the gradient of J to W, transposed (the angle primitive)."""
+    """Whether the kernel through which the error travels gets the gradient of J to W, transposed (the angle
+    primitive). See `carried_kernel`."""
     reads_signals: ClassVar[bool] = False
     """Whether R_l depends on the layer's inputs, as in `SignalAlignment`. If False, it depends only on the kernels, and
     the `LayerView` has no inputs."""
@@ -372,14 +378,56 @@ class Alignment(Options):
 
     def __call__(self, view: LayerView) -> Tensor:
         """Returns R_l, a scalar."""
-        raise NotImplementedError
+        requirement, example = "must be defined: it returns R_l", "return tf.reduce_sum(view.backward_kernel**2)"
+        wrong = WrongValue("__call__(self, view)", requirement, Words(f"{type(self).__name__} without it"), example)
+        raise NotImplementedError(wrong.sentences)
 
     def carried_kernel(self, kernels: KernelView) -> Tensor:
         """Returns the kernel through which the error travels, in the layout of W. By default it is B itself.
 
-        It is computed once in each forward pass through a connection, for all uses of the connection in that pass.
+        It is computed once in each forward pass through a connection, for all uses of the connection in that pass. With
+        `tie_gradient`, this kernel gets the gradient of J to W, and the stored B gets it through this function.
         """
         return kernels.backward_kernel
+
+    def stored_shape(self, linear_map: LinearMap, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of the stored B, in the layout of W, for a W of `shape`. By default it is that of W.
+
+        Args:
+            linear_map: the linear map of W.
+            shape: the shape of W.
+        """
+        del linear_map
+        return tuple(shape)
+
+    def fixed_shape(self, linear_map: LinearMap, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """Returns the shape of a second backward weight, which never changes, for a W of `shape`; None without one.
+
+        Args:
+            linear_map: the linear map of W.
+            shape: the shape of W.
+        """
+        del linear_map, shape
+
+    def draw_fixed(self, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        """Returns the values of the weight that `fixed_shape` describes.
+
+        Args:
+            shape: its shape.
+            rng: a generator whose seed depends on the layer and on the seed of W's initializer.
+        """
+        raise NotImplementedError
+
+    def check_map(self, linear_map: LinearMap, layer: str) -> None:
+        """Checks that the rule is defined for a linear map.
+
+        Args:
+            linear_map: the map.
+            layer: name of the layer, for the message.
+
+        Raises:
+            ValueError: if it is not.
+        """
 
     @property
     def trains_forward(self) -> bool:
@@ -411,6 +459,18 @@ class Alignment(Options):
         run = {"seed": seed, "steps_per_epoch": steps_per_epoch}
         known = type(self).model_fields.keys() - self.model_fields_set
         return self.model_copy(update={key: run[key] for key in run.keys() & known if run[key] is not None})
+
+    def check_kernel(self, kernel: Any, layer: str, argument: str) -> None:
+        """Checks that the rule can be combined with the regulariser of W.
+
+        Args:
+            kernel: W, a variable of Keras.
+            layer: name of the layer or connection.
+            argument: name of the layer's argument that regularises W.
+
+        Raises:
+            ValueError: if it cannot.
+        """
 
     def check_run(self, config: Any) -> None:
         """Checks that the rule can be combined with the other options of a run.

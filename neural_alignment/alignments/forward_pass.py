@@ -44,7 +44,8 @@ class ForwardPass:
     Attributes:
         step: the global step.
         first_example: index of the first example of this call within the batch of the step.
-        minibatches: number of equal parts of the batch of the step, of which this call gets one.
+        parts: number of equal parts of the batch of the step, of which this call gets one. The replicas of the current
+            strategy are further parts.
         rows: number of rows of a layer's inputs for each example. It is not 1 in a layer that is applied to all time
             steps at once.
         regularise: whether the layers compute R_l.
@@ -69,7 +70,7 @@ class ForwardPass:
 
     step: Tensor | int = 0
     first_example: Tensor | int = 0
-    minibatches: int = 1
+    parts: int = 1
     rows: Tensor | int = 1
     regularise: bool = True
     intervals: frozenset[int] | None = None

@@ -24,10 +24,14 @@ def register(rule: type[Alignment]) -> type[Alignment]:
     """Class decorator: adds a rule to the registry, and to the classes that Keras can load from a `.keras` file.
 
     Raises:
-        ValueError: if another rule has its name in a configuration, if another class has its class name, or if it does
-            not declare its name in a configuration.
+        ValueError: if another rule has its name in a configuration, if another class has its class name, if it does not
+            declare its name in a configuration, or if it trains B and has no `__call__`.
     """
     check_name(rule)  # First, so that a class that is refused is not in the registry.
+    if rule.keeps_kernel and rule.learns and rule.__call__ is Alignment.__call__:
+        example = "return self.weight('decay', view) * primitives.decay(view.backward_kernel)"
+        found = errors.Words(f"{rule.__name__} without it")
+        raise errors.ArgumentError("__call__(self, view)", "must be defined: it returns R_l", found, example)
     return serializable(RULES.register(rule))
 
 

@@ -51,7 +51,7 @@ def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str
     Args:
         data: the content of a file, without the key `base`.
         source: begins the error message if none of the `origins` contains the wrong key.
-        origins: the files and overrides that `data` was merged from; see `yaml_files.origin`.
+        origins: the files and overrides that `data` was merged from; see `yaml_files.line`.
 
     Raises:
         ConfigError: if a key or value is wrong; the message is one line.
@@ -60,7 +60,7 @@ def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str
         return Config.model_validate(data)
     except pydantic.ValidationError as error:
         mistake = errors.first_mistake(error, Config)
-        raise ConfigError(mistake.line(yaml_files.origin(origins, mistake, source))) from None
+        raise ConfigError(yaml_files.line(origins, mistake, source)) from None
     except RecursionError:
         raise ConfigError(f"{source}the configuration is nested too deeply") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -201,30 +202,50 @@ def _entry(entries: Sequence[Any], key: str, where: str) -> int:
     raise ConfigError(WrongValue(where, requirement, key))
 
 
-def origin(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str) -> str:
-    """Returns the name of the file or override that a mistake comes from.
+def line(origins: Sequence[tuple[str, Any]], mistake: Mistake, otherwise: str) -> str:
+    """Returns the message about a mistake, which begins with the file or override that the mistake comes from.
+
+    This is the first origin that has the key. If a required key is missing, it is the first origin that selects the
+    class of the mapping, because this class requires the key. If a key is unknown because a later origin has selected
+    another class, it is this origin.
 
     Args:
         origins: name and content of each file and override, the one that overrides all others first.
         mistake: the mistake.
-        otherwise: returned if none of them has the key, or a mapping or list around it.
-
-    Returns:
-        The name of the first origin that has the key. If a required key is missing, the name of the first origin that
-        selects the class of the mapping, because this class requires the key.
+        otherwise: the start if none of them has the key, or a mapping or list around it.
     """
     keys = mistake.lookup_path.split(".") if mistake.lookup_path else []
+    around = list(_effective(origins, keys[:-1]))
     origins = list(_effective(origins, keys))
-    if mistake.missing:
-        for name, content in origins:
-            inside = _at(content, keys)
-            if isinstance(inside, Mapping) and any(kind in inside for kind in KIND_KEYS):
-                return name
+    if mistake.missing and (selecting := _selecting(origins, keys)):
+        return mistake.line(selecting[0][0])
+    if mistake.unknown:
+        above = list(itertools.takewhile(lambda each: _at(each[1], keys) is _NOWHERE, around))
+        selecting = _selecting(around, keys[:-1])
+        if _selecting(above, keys[:-1]) and selecting[0][1] not in [kind for _, kind in selecting[1:2]]:
+            return mistake.line(selecting[0][0]) + _advice(".".join(keys[:-1]), *selecting[0][1])
     for length in range(len(keys), 0, -1):
         for name, content in origins:
             if _at(content, keys[:length]) is not _NOWHERE:
-                return name
-    return otherwise
+                return mistake.line(name)
+    return mistake.line(otherwise)
+
+
+def _selecting(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> list[tuple[str, tuple[str, Any]]]:
+    """Returns the origins that select the class of the mapping at a key path, with the key and the value that do so."""
+    found = []
+    for name, content in origins:
+        inside = _at(content, keys)
+        kind = next((key for key in KIND_KEYS if isinstance(inside, Mapping) and key in inside), None)
+        if kind is not None:
+            found.append((name, (kind, inside[kind])))
+    return found
+
+
+def _advice(path: str, kind: str, value: Any) -> str:
+    """Returns the end of a message about a key of the class that a mapping had before."""
+    selected = f"{kind}: {value if isinstance(value, str) else as_written(value)}"
+    return f"; it is not a key of {selected}; {path}={{{selected}}} replaces all keys of {path}"
 
 
 def _effective(origins: Sequence[tuple[str, Any]], keys: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -49,7 +49,7 @@ def load(
         DataError: if the data or an option are wrong; the message is one line that names the file or the option.
     """
     chosen = _parsed({"source": source, **options})
-    return chosen.load(Batching(batch_size, seed, chosen.shuffle, validation_batch_size))
+    return chosen.loaded(Batching(batch_size, seed, chosen.shuffle, validation_batch_size))
 
 
 def facts(

@@ -398,8 +398,8 @@ class InMemory(Dataset):
 
     Args:
         batching: batch sizes, seed, shuffling.
-        train: training examples.
-        validation: validation examples.
+        train: training examples; see `checked` for the arrays that are allowed.
+        validation: validation examples, with images of the same shape and dtype.
         classes: number of classes.
         class_names: one name per class.
         center: value that is subtracted from the pixels, per channel or for all channels.
@@ -409,7 +409,8 @@ class InMemory(Dataset):
         damage: the damaged records found while loading.
 
     Raises:
-        DataError: if a label is out of range, a batch is larger than the data, or an option has an invalid value.
+        DataError: if the arrays are not allowed, a label is out of range, a batch is larger than the data, or an option
+            has an invalid value.
     """
 
     def __init__(
@@ -427,6 +428,10 @@ class InMemory(Dataset):
         damage: DamageList | None = None,
     ):
         check_choice("augment", augment, tuple(AUGMENTATIONS))
+        names = {split: (f"the {split} images", f"the {split} labels") for split in ("training", "validation")}
+        train = checked(train, "data", *names["training"])
+        validation = checked(validation, "data", *names["validation"])
+        check_alike("data", {names["training"][0]: train.images, names["validation"][0]: validation.images})
         for split, arrays in (("training", train), ("validation", validation)):
             check_labels(split, arrays.labels, classes)
         super().__init__(
@@ -527,6 +532,61 @@ def _rows(arrays: Examples) -> tuple[tf.Tensor, tf.Tensor]:
         tf.convert_to_tensor(arrays.images.reshape(examples, height, width * channels)),
         tf.convert_to_tensor(np.asarray(arrays.labels, np.int32)),
     )
+
+
+def checked(examples: Examples, place: str, images_name: str, labels_name: str) -> Examples:
+    """Returns examples with images `(examples, height, width, channels)`, uint8 or float32, and labels `(examples,)`.
+
+    Args:
+        examples: images of this shape or `(examples, height, width)`, uint8 or float, and integer labels, `(examples,)`
+            or `(examples, 1)`.
+        place: the start of messages.
+        images_name: the name of the images in messages.
+        labels_name: the name of the labels in messages.
+
+    Raises:
+        DataError: if an array has another shape or dtype, or is not finite.
+    """
+    images, labels = np.asarray(examples.images), np.asarray(examples.labels)
+    if images.ndim not in (3, 4) or 0 in images.shape or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+        hint = "; feature vectors are (examples, 1, features)" if images.ndim == 2 else ""
+        raise DataError(
+            f"{place}: {images_name} must be (examples, height, width, channels) or (examples, height, width), uint8 "
+            f"or float; found shape {images.shape} of {images.dtype}{hint}"
+        )
+    if labels.shape == (len(images), 1):
+        labels = labels[:, 0]
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{place}: {labels_name} must be integers, one for each of {images_name}, ({len(images)},); found shape "
+            f"{labels.shape} of {labels.dtype}"
+        )
+    if images.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            images = images.astype(np.float32, copy=False)
+        if not np.isfinite(images).all():
+            raise DataError(f"{place}: {images_name} must be finite float32 numbers; found NaN or infinity")
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    return examples._replace(images=images, labels=labels.astype(np.int64))
+
+
+def check_alike(place: str, images: dict[str, np.ndarray]) -> None:
+    """Checks that images have the shape and the dtype of the first ones.
+
+    Args:
+        place: the start of messages.
+        images: the images by their name in messages.
+
+    Raises:
+        DataError: if they differ.
+    """
+    (first, expected), *others = ((name, (each.shape[1:], each.dtype)) for name, each in images.items())
+    for name, found in others:
+        if found != expected:
+            raise DataError(
+                f"{place}: {name} must be like {first}, {expected[0]} of {expected[1]}; found {found[0]} of {found[1]}"
+            )
 
 
 def check_labels(split: str, labels: np.ndarray, classes: int) -> None:

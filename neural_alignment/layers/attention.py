@@ -8,12 +8,18 @@ import keras
 
 from neural_alignment.alignments import Alignment
 from neural_alignment.keras_internals import arguments_of, replace_sublayer
-from neural_alignment.layers.base import check_computed_once, check_floats, check_unconstrained, checked_rule
+from neural_alignment.layers.base import (
+    LayerWithRule,
+    check_computed_once,
+    check_floats,
+    check_unconstrained,
+    checked_rule,
+)
 from neural_alignment.layers.dense import EinsumDense
 from neural_alignment.serialization import serializable
 
 
-class AlignedAttention:
+class AlignedAttention(LayerWithRule):
     """Mixin for an attention layer of Keras, whose dense layers become `EinsumDense` layers with an alignment.
 
     Each of them has the weights `kernel`, `backward_kernel` and `bias`, and is known in measures as LAYER.query,

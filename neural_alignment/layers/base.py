@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from neural_alignment.alignments import Alignment, ForwardPass, current_pass, first_example
 from neural_alignment.errors import ArgumentError, Words
-from neural_alignment.keras_internals import outermost_call, recomputes
+from neural_alignment.keras_internals import InterceptedModel, outermost_call, recomputes
 from neural_alignment.layers.connection import Connection, scaled, tensor_of
 from neural_alignment.operations import LinearMap
 
@@ -27,7 +28,47 @@ _CONSTRAINTS = ("kernel_constraint", "recurrent_constraint", "depthwise_constrai
 """The arguments of native layers that constrain kernels."""
 
 
-class AlignedLayer:
+class LayerWithRule:
+    """Mixin for a Keras layer with the argument `alignment`, which its constructor sets."""
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """The rule of the layer, or None. It cannot be changed, because the weights of the layer depend on it.
+
+        Raises:
+            ValueError: if it is set after construction.
+        """
+        return self._alignment
+
+    @alignment.setter
+    def alignment(self, alignment: Alignment | None) -> None:
+        if "_alignment" in vars(self):
+            requirement = (
+                "must not be changed after a layer is constructed, because the layer has no B for another rule"
+            )
+            found = Words(f"{alignment!r} for layer {self.name!r} with {self.alignment!r}")
+            example = "convert(convert(model, None).model, Symmetric(self_=2e-3, decay=2e-3))"
+            raise ArgumentError("alignment", requirement, found, example)
+        self._alignment = alignment
+
+    def refuse_training(self, reason: str, caller: Any = None) -> None:
+        """Raises the error that only a step of an `AlignedModel` can train the layer.
+
+        Args:
+            reason: the rest of a sentence that begins with the rule.
+            caller: the outermost layer or model that is called. Default: that of the active call.
+
+        Raises:
+            ValueError: always.
+        """
+        example = "AlignedModel(model.inputs, model.outputs)"
+        if isinstance(caller or outermost_call(self).layer, InterceptedModel):
+            example = "super().train_step(data) in the custom `train_step` of the model"
+        found = Words(f"layer {self.name!r} in training outside of a step of an `AlignedModel`")
+        raise ArgumentError("alignment", f"{self.alignment.rule!r} {reason}", found, example)
+
+
+class AlignedLayer(LayerWithRule):
     """Mixin that gives a Keras layer a backward kernel for each of its kernels, and R_l.
 
     A subclass has the native layer as its second base class and the arguments of that layer, and lists its connections
@@ -53,8 +94,6 @@ class AlignedLayer:
 
     kernel_names: ClassVar[tuple[str, ...]] = ("kernel",)
     """The names of the weights that have a backward kernel."""
-
-    alignment: Alignment | None
 
     alignment_name: str | None = None
     """Name in measures and noise. Default: the layer's name. Sublayers of different layers may have the same name."""
@@ -122,7 +161,7 @@ class AlignedLayer:
 
     @property
     def alignment_weights(self) -> list[Any]:
-        """The weights that the native layer does not have: backward kernels and step counters."""
+        """The weights that the native layer does not have: backward weights and step counters."""
         return [weight for connection in self.connections for weight in connection.weights]
 
     def connect(self, linear_map: LinearMap, kernel_name: str = "kernel", **options: Any) -> Connection:
@@ -159,7 +198,8 @@ class AlignedLayer:
         """Creates the weights of the native layer and, if the rule has them, the backward kernels.
 
         Raises:
-            ValueError: if a B needs an independent draw and the initializer gives all entries of W the same value.
+            ValueError: if a B needs an independent draw and the initializer gives all entries of W the same value, or
+                if the rule cannot be combined with the regulariser of W.
         """
         super().build(input_shape)
         self.add_backward_kernels()
@@ -175,6 +215,10 @@ class AlignedLayer:
     def initializer_of(self, connection: Connection) -> Any:
         """Returns the initializer of the W of a connection."""
         return keras.initializers.get(self._initializers[connection.kernel_name])
+
+    def regularizer_argument(self, connection: Connection) -> str:
+        """Returns the name of the argument that regularises the W of a connection."""
+        return f"{connection.kernel_name.removesuffix('_kernel')}_regularizer"
 
     def take_converted(self, layer: Any) -> None:
         """Notes the kernels of the native layer that this one is converted from.
@@ -260,19 +304,17 @@ class AlignedLayer:
         """
         if self.alignment is None or training is not None or current_pass() is not None:
             return outputs
-        return keras.tree.map_structure(lambda each: before_gradient(each, self._check_works_alone), outputs)
+        check = functools.partial(self._check_works_alone, outermost_call(self).layer)
+        return keras.tree.map_structure(lambda each: before_gradient(each, check), outputs)
 
-    def _check_works_alone(self) -> None:
-        """Raises a `ValueError` if only an `AlignedModel` can train the layer."""
-        rule, reason = self.alignment, None
+    def _check_works_alone(self, caller: Any = None) -> None:
+        """Raises a `ValueError` if only an `AlignedModel` can train the layer. See `refuse_training`."""
+        interval = self.alignment.interval
         if not self.keeps_backward_kernel:
-            reason = "is a rule for a whole network"
-        elif rule.interval > 1:
-            reason = f"with every={rule.interval} needs an `AlignedModel`, which skips the optimizer too"
-        if reason is not None:
-            found = Words(f"layer {self.name!r} in training outside of a step of an `AlignedModel`")
-            example = "AlignedModel(model.inputs, model.outputs)"
-            raise ArgumentError("alignment", f"{rule.rule!r} {reason}", found, example)
+            self.refuse_training("is a rule for a whole network", caller)
+        elif interval > 1:
+            reason = f"with every={interval} needs an `AlignedModel`, which skips the optimizer too"
+            self.refuse_training(reason, caller)
 
     def project(
         self,
@@ -395,6 +437,12 @@ class SingleKernelLayer(FeedforwardLayer):
         """Returns the one connection of the layer."""
         return (self.connect(self.linear_map(), bias=self.bias, following_activation=self.following_activation),)
 
+    def check_arguments(self) -> None:
+        """Checks that the rule is defined for the linear map. See `AlignedLayer.check_arguments`."""
+        super().check_arguments()
+        if self.keeps_backward_kernel:
+            self.alignment.check_map(self.linear_map(), self.name)
+
     @property
     def forward_kernel(self) -> Any:
         """W, the kernel of the native layer."""
@@ -405,7 +453,8 @@ class SingleKernelLayer(FeedforwardLayer):
         """B, the kernel through which the error travels: `(outputs, inputs)` in `Dense`, otherwise in the shape of W.
 
         It is a weight if the rule learns B or keeps it fixed. It is computed from W if the rule defines it by W (sign
-        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop).
+        symmetry), or if the rule starts at W(0) and training has not begun (Align-prop), and from two weights if the
+        rule defines it by a product (product feedback alignment).
 
         Raises:
             AttributeError: if the layer has no alignment, or is not built.

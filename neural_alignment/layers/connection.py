@@ -65,8 +65,13 @@ class Connection:
 
     @property
     def stored_backward_kernel(self) -> Any:
-        """The variable in which the layer keeps B, or the matrix from which its rule computes B."""
+        """The variable in which the layer keeps B, or the kernel from which its rule computes B."""
         return getattr(self.layer, f"_backward_{self.kernel_name}")
+
+    @property
+    def fixed_kernel(self) -> Any:
+        """The variable with the second backward weight of the rule, or None. See `Alignment.fixed_shape`."""
+        return getattr(self.layer, f"_fixed_{self.kernel_name}", None)
 
     @property
     def step(self) -> Any:
@@ -87,10 +92,15 @@ class Connection:
         return math.prod(self.bias.shape if self.bias_row is None else self.bias.shape[1:])
 
     @property
+    def backward_weights(self) -> list[Any]:
+        """B as it is stored, and the second backward weight if there is one."""
+        return [self.stored_backward_kernel, *([] if self.fixed_kernel is None else [self.fixed_kernel])]
+
+    @property
     def weights(self) -> list[Any]:
-        """B, and the step counter if there is one."""
+        """The backward weights, and the step counter if there is one."""
         step = getattr(self.layer, f"_step{self._suffix}", None)
-        return [self.stored_backward_kernel, *([] if step is None else [step])]
+        return [*self.backward_weights, *([] if step is None else [step])]
 
     @property
     def _suffix(self) -> str:
@@ -102,11 +112,16 @@ class Connection:
         if self.alignment.starts_at_forward:
             kept, start = self.stored_backward_kernel, self.linear_map.transpose(_stored(self.kernel))
             return tf.cond(self.step.value > 0, lambda: kept, lambda: start)
-        if type(self.alignment).carried_kernel is Alignment.carried_kernel:
+        if not self.computes_backward_kernel:
             return self.stored_backward_kernel
         state = current_pass() or ForwardPass(step=self.own_step)
         kernels = tensor_of(self.kernel), tensor_of(self.stored_backward_kernel)
-        return self.linear_map.transpose(self._carried_kernel(*kernels, state))
+        return self.linear_map.transpose(self.carried_kernel(*kernels, state))
+
+    @property
+    def computes_backward_kernel(self) -> bool:
+        """Whether the rule computes the kernel through which the error travels. Otherwise it is the stored B."""
+        return type(self.alignment).carried_kernel is not Alignment.carried_kernel
 
     @property
     def own_step(self) -> Tensor | int:
@@ -115,27 +130,32 @@ class Connection:
         return 0 if step is None else tf.identity(step.value)
 
     def add_weights(self, initializer: Any, drawn: np.ndarray | None = None) -> None:
-        """Creates B, and the step counter if the rule needs one.
+        """Creates B, and the second backward weight and the step counter if the rule needs them.
 
         Args:
             initializer: the initializer of W.
             drawn: initial values of W, if they are not those of the variable.
 
         Raises:
-            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value.
+            ValueError: if B needs an independent draw and the initializer gives all entries of W the same value, or if
+                the rule cannot be combined with the regulariser of W.
         """
+        self.alignment.check_kernel(self.kernel, self.name, self.layer.regularizer_argument(self))
         starts_at_forward = self.alignment.starts_at_forward
+        stored_shape = self.alignment.stored_shape(self.linear_map, tuple(self.kernel.shape))
 
         def draw(shape, dtype=None):
             del shape  # B is drawn in the layout of W, so that the fan-in is that of W.
             if starts_at_forward:
                 return self.linear_map.transpose(_stored(self.kernel))
-            backward = initialization.independent_draw(initializer, self.kernel, self.name, dtype, drawn)
+            backward = initialization.independent_draw(
+                initializer, self.kernel, self.name, dtype, drawn, shape=stored_shape
+            )
             return self.linear_map.transpose(backward)
 
         backward = self.layer.add_weight(
             name=f"backward_{self.kernel_name}",
-            shape=self.linear_map.transposed_shape(tuple(self.kernel.shape)),
+            shape=self.linear_map.transposed_shape(stored_shape),
             initializer=draw,
             trainable=self.alignment.learns,
             # Outside of an `AlignedModel` each replica takes W(0) within a step.
@@ -145,6 +165,7 @@ class Connection:
         # `optimizers.MultiOptimizer` reads these two attributes; it knows no layers and no rules.
         backward.tied_by = self.alignment.rule if self.alignment.tie_gradient else None
         self.kernel.trained_by_both = self.alignment.trains_forward
+        self._add_fixed_kernel(initializer, drawn)
         if self.alignment.uses_step or starts_at_forward:
             step = self.layer.add_weight(
                 name=f"alignment_step{self._suffix}",
@@ -155,6 +176,34 @@ class Connection:
                 aggregation="only_first_replica",
             )
             setattr(self.layer, f"_step{self._suffix}", step)
+
+    def check_gradient(self, gradient: Any) -> None:
+        """Checks that R_l, if it trains B, depends on B.
+
+        Args:
+            gradient: the gradient of R_l to B, or None.
+
+        Raises:
+            ValueError: if R_l must have a gradient and has none.
+        """
+        is_fixed = not (self.layer.trainable and self.stored_backward_kernel.trainable)
+        if gradient is None and not is_fixed and not self.alignment.tie_gradient:
+            requirement = f"of rule {self.alignment.rule!r} must depend on the backward kernel, which it trains"
+            found = Words(f"an R_l without a gradient to that of layer {self.name!r}")
+            raise ArgumentError("R_l", requirement, found, "tf.reduce_sum(view.backward_kernel**2)")
+
+    def _add_fixed_kernel(self, initializer: Any, drawn: np.ndarray | None) -> None:
+        """Creates the second backward weight, if the rule has one."""
+        shape, name = self.alignment.fixed_shape(self.linear_map, tuple(self.kernel.shape)), f"fixed_{self.kernel_name}"
+        if shape is None:
+            return
+
+        def draw(shape, dtype=None):
+            rng = initialization.generator(name, initializer, self.kernel, self.name, drawn)
+            return tf.constant(self.alignment.draw_fixed(shape, rng), dtype)
+
+        fixed = self.layer.add_weight(name=name, shape=shape, initializer=draw, trainable=False)
+        setattr(self.layer, f"_{name}", fixed)
 
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing."""
@@ -177,13 +226,26 @@ class Connection:
         else:
             forward, backward, take_start = tensor_of(self.kernel), tensor_of(self.stored_backward_kernel), None
         # Here and not in `carry`, which recurrent layers call in their loop over time.
-        carried = self._carried_kernel(forward, backward, state)
+        carried = self.carried_kernel(forward, backward, state)
         return KernelValues(self, state, forward, backward, carried, take_start)
 
-    def _carried_kernel(self, forward: Tensor, backward: Tensor, state: ForwardPass) -> Tensor:
-        """Returns the kernel through which the error travels, in the layout of W. See `Alignment.carried_kernel`."""
-        backward = self.linear_map.transpose(backward)
-        return self.alignment.carried_kernel(KernelView(tf.stop_gradient(forward), backward, self.name, state.step))
+    def carried_kernel(self, forward: Tensor, backward: Tensor, state: ForwardPass) -> Tensor:
+        """Returns the kernel through which the error travels, in the layout of W. See `Alignment.carried_kernel`.
+
+        Args:
+            forward: the value of W.
+            backward: the value of the stored B.
+            state: the forward pass.
+        """
+        view = KernelView(
+            linear_map=self.linear_map,
+            forward_kernel=tf.stop_gradient(forward),
+            backward_kernel=self.linear_map.transpose(backward),
+            fixed_kernel=None if self.fixed_kernel is None else tensor_of(self.fixed_kernel),
+            name=self.name,
+            step=state.step,
+        )
+        return self.alignment.carried_kernel(view)
 
     def _kernels_from_start(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
         """Returns W and B for a rule with B = W(0), in the compute dtype, and a function that stores this B.
@@ -215,7 +277,7 @@ class KernelValues:
         connection: the connection.
         state: the forward pass.
         forward: W in the compute dtype.
-        backward: B in the compute dtype, in the layout of the backward kernel.
+        backward: B as it is stored, in the compute dtype and in the layout of the backward kernel.
         carried: the kernel through which the error travels, in the layout of W.
         take_start: stores B in the backward pass, if B is W(0) and is not stored yet.
     """
@@ -337,7 +399,7 @@ class KernelValues:
         """Returns the rows of a signal `(batch, ...)` from which R_l is computed."""
         state, size = self.state, signal.shape[0]
         batch = (tf.shape(signal)[0] if size is None else size) // state.rows
-        parts = state.minibatches * tf.distribute.get_strategy().num_replicas_in_sync
+        parts = state.parts * tf.distribute.get_strategy().num_replicas_in_sync
         used = self.connection.alignment.examples_used(batch, parts)
         return signal if used is batch else signal[: used * state.rows]
 

@@ -22,11 +22,11 @@ Tensor = tf.Tensor
 
 
 class _Convolution(SingleKernelLayer):
-    """A convolution of any dimension; its groups follow from the shapes of inputs and kernel."""
+    """A convolution of any dimension with any number of groups."""
 
     def linear_map(self) -> ConvMap:
         """Returns the linear map: a convolution."""
-        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+        return ConvMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate), self.groups)
 
 
 class _DepthwiseConvolution(SingleKernelLayer):
@@ -37,6 +37,11 @@ class _DepthwiseConvolution(SingleKernelLayer):
     def linear_map(self) -> DepthwiseMap:
         """Returns the linear map of the convolution."""
         return DepthwiseMap(tuple(self.strides), self.padding.upper(), tuple(self.dilation_rate))
+
+    def regularizer_argument(self, connection: Connection) -> str:
+        """Returns the name in Keras, which calls the weight `kernel`. See `AlignedLayer.regularizer_argument`."""
+        del connection
+        return "depthwise_regularizer"
 
 
 class _TransposedConvolution(SingleKernelLayer):

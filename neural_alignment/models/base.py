@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar
 import keras
 from pydantic import Field, PositiveInt
 
+from neural_alignment.errors import ArgumentError
 from neural_alignment.models.parts import Rules
 from neural_alignment.options import Options
-from neural_alignment.registry import Registry
+from neural_alignment.registry import Registry, misfit
 
 MODELS = Registry("name")
 """The options class of each model, by the name of the model in a configuration."""
@@ -70,11 +71,18 @@ class ModelOptions(Options):
             input_shape: shape of one example, without the batch.
             alignment: None, one rule for all layers, or rules with patterns of layer names.
             weight_decay: coefficient of J's L2 term.
+
+        Raises:
+            ArgumentError: if the builder, which may be that of a user, does not take these arguments.
         """
-        options = {key: value for key, value in self if key != MODELS.key}
-        return type(self).builder(
-            classes=classes, input_shape=input_shape, alignment=alignment, weight_decay=weight_decay, **options
-        )
+        arguments = {key: value for key, value in self if key != MODELS.key}
+        arguments |= {"classes": classes, "input_shape": input_shape}
+        arguments |= {"alignment": alignment, "weight_decay": weight_decay}
+        builder = getattr(type(self), "builder", None)
+        if problem := misfit(builder, named=[*arguments]):
+            requirement = f"must be a model whose `builder` takes {', '.join(arguments)}, by name ({problem})"
+            raise ArgumentError(MODELS.key, requirement, getattr(self, MODELS.key))
+        return builder(**arguments)
 
     def check_inputs(self, input_shape: Sequence[int]) -> None:
         """Checks that the options fit the examples, before the model is built.

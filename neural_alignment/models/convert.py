@@ -12,6 +12,7 @@ from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import all_layers, arguments_of, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
+from neural_alignment.layers.base import LayerWithRule
 from neural_alignment.models.following import Readers
 from neural_alignment.models.parts import Rules
 
@@ -41,7 +42,9 @@ class Conversion(NamedTuple):
 def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conversion:
     """Copies a functional or Sequential model, with aligned layers in place of the layers that have an aligned form.
 
-    These are the layers of `layers.ALIGNED_FORMS`, also in `Bidirectional` and `TimeDistributed`.
+    These are the layers of `layers.ALIGNED_FORMS`, also in `Bidirectional` and `TimeDistributed`. A layer that already
+    has a rule keeps it, and its B. To give it another rule, remove all rules first:
+    `convert(convert(model, None).model, alignment)`.
 
     The copy has the same weights and is not compiled. The copy of a functional model, or of an `AlignedModel`, is a
     plain `keras.Model`. To use a rule for a whole network, build an `AlignedModel` from the copy:
@@ -52,7 +55,10 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
 
     Args:
         model: a built model. It is not changed.
-        alignment: one rule for all layers, or rules with patterns of layer names.
+        alignment: one rule for all layers, or rules with patterns of layer names. None removes all rules: the aligned
+            layers become layers of Keras again, except those in the NTK parameterization, which Keras does not have.
+            Layers within custom layers, and within wrappers other than `Bidirectional` and `TimeDistributed`, keep
+            their rules.
         strict: refuse to leave a layer to backpropagation.
 
     Returns:
@@ -62,14 +68,15 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
         ValueError: if `model` is not functional or Sequential, not built, or has no layer that can be aligned; if a
             rule is assigned to a layer that cannot have one (channels first); if a layer is quantised, uses LoRA, is
             both in a custom layer and outside of it, or cannot be made from its configuration (an unregistered class or
-            function that is not an argument of a layer of Keras); or, with `strict`, if a layer is left.
+            function that is not an argument of a layer of Keras); or, with `strict`, if a layer without a
+            rule is left.
         ConfigError: if a rule matches no layer.
     """
     _check_model(model)
     if not isinstance(model, keras.Sequential):  # A subclass may have other weights, so the copy is a plain model.
         model = keras.Model(model.input, model.output, name=model.name)
     assignment = Assignment(alignment)
-    copies = _Copies(assignment, Readers(model))
+    copies = _Copies(assignment, Readers(model), removes_rules=not alignment)
     clone = keras.models.clone_model(model, clone_function=copies.copy)
     copies.check_sharing()
     if alignment and not {*copies.converted, *copies.left} & assignment.names:
@@ -77,8 +84,8 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
         found = Words(f"{model.name!r}, whose layers with kernels are: {found or 'none'}")
         raise ArgumentError("model", "must have a layer that can be aligned", found, _EXAMPLE)
     assignment.check()
-    if strict and copies.left:
-        found = ", ".join(f"{name!r} ({reason})" for name, reason in copies.left.items())
+    if strict and (refused := {name: copies.left[name] for name in copies.left if name not in copies.kept}):
+        found = ", ".join(f"{name!r} ({reason})" for name, reason in refused.items())
         requirement = "allows no layer that sends the error back through its own weights"
         raise ArgumentError("strict", requirement, Words(found), "strict=False, or a rule for every layer")
     _copy_weights(model, clone)
@@ -93,19 +100,23 @@ class _Copies:
     Args:
         assignment: assigns rules to layers.
         readers: finds the nonlinearity that follows a layer.
+        removes_rules: whether layers lose their rules instead.
 
     Attributes:
         converted: as in `Conversion`.
         left: as in `Conversion`.
+        kept: names of the layers in `left` that keep the rule that they already have.
     """
 
-    def __init__(self, assignment: Assignment, readers: Readers):
+    def __init__(self, assignment: Assignment, readers: Readers, removes_rules: bool):
         self._assignment = assignment
         self._readers = readers
+        self._removes_rules = removes_rules
         self._copies: dict[int, Any] = {}
         self._whole: dict[int, Any] = {}  # The layers that are copied together with the layers in them.
         self.converted: dict[str, str] = {}
         self.left: dict[str, str] = {}
+        self.kept: set[str] = set()
 
     def copy(self, layer: Any, wrapper: Any = None) -> Any:
         """Returns the copy of a layer, without its weights; the same one each time, so that shared layers stay shared.
@@ -116,7 +127,7 @@ class _Copies:
         """
         if id(layer) not in self._copies:
             self._copies[id(layer)] = self._new(layer, wrapper)
-        if id(layer) in self._whole and _aligned_form(layer) is None:
+        if id(layer) in self._whole and self._kind(layer) is None:
             self._leave(layer, wrapper)
         return self._copies[id(layer)]
 
@@ -140,28 +151,41 @@ class _Copies:
         if isinstance(layer, keras.layers.Bidirectional):
             return self._bidirectional(layer)
         if isinstance(layer, keras.layers.TimeDistributed):
-            return TimeDistributed(self.copy(layer.layer, wrapper or layer), **keras.layers.Layer.get_config(layer))
+            kind = keras.layers.TimeDistributed if self._removes_rules else TimeDistributed
+            return kind(self.copy(layer.layer, wrapper or layer), **keras.layers.Layer.get_config(layer))
         if isinstance(layer, keras.Sequential) or has_graph(layer):
             return keras.models.clone_model(layer, clone_function=self.copy)
         if isinstance(layer, keras.layers.Layer):  # Not an operation such as `Add`.
             self._whole[id(layer)] = layer
-        kind = _aligned_form(layer)
-        return copy_of(layer) if kind is None else self._aligned(layer, kind)
+        kind = self._kind(layer)
+        if kind is not None:
+            return self._converted(layer, kind)
+        new = copy_of(layer)
+        if hasattr(new, "take_converted"):  # The initializer need not be able to draw the B that is copied later.
+            new.take_converted(layer)
+        return new
 
-    def _aligned(self, layer: Any, kind: type) -> Any:
-        """Returns the aligned form of a layer."""
+    def _kind(self, layer: Any) -> type | None:
+        """Returns the class of the copy of a layer that gets a rule, or loses it; None for other layers."""
+        return _native_form(layer) if self._removes_rules else _aligned_form(layer)
+
+    def _converted(self, layer: Any, kind: type) -> Any:
+        """Returns a copy of a layer, of the class `kind`, with its new rule or without one."""
         rule = self._assignment(layer.name)
         if rule is None:
             self.left[layer.name] = "it has no rule"
         else:
             self.converted[layer.name] = rule.rule
-        config = {key: value for key, value in arguments_of(layer).items() if not key.startswith("alignment")}
-        if "alignment_activation" in kind.alignment_arguments:
+        config = arguments_of(layer)
+        if kind in ALIGNED_FORMS:
+            return kind(**{key: value for key, value in config.items() if key not in AlignedLayer.alignment_arguments})
+        if "alignment_activation" in getattr(kind, "alignment_arguments", ()):
             follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
             config["alignment_activation"] = follows
         # Not `from_config`, which would wrap the error that the constructor raises for an unsupported layer.
-        aligned = kind(**config, alignment=rule)
-        aligned.take_converted(layer)
+        aligned = kind(**{**config, "alignment": rule})
+        if isinstance(aligned, AlignedLayer | AlignedAttention):
+            aligned.take_converted(layer)
         return aligned
 
     def _bidirectional(self, layer: Any) -> Any:
@@ -177,18 +201,29 @@ class _Copies:
         """Records why a layer whose weights an error passes through is not converted. Arguments as in `copy`."""
         rule = getattr(getattr(layer, "alignment", None), "rule", None)
         if rule:
+            self.kept.add(layer.name)
             self.left[layer.name] = f"it already has the rule {rule!r}"
         elif _share(layer.weights, error_weights(wrapper or layer)):  # Keras calls only the wrapper.
             self.left[layer.name] = f"{type(layer).__name__} has no aligned form"
 
 
 def _aligned_form(layer: Any) -> type | None:
-    """Returns the class of the aligned form of a layer, which a layer of this package without an alignment is itself.
+    """Returns the class of a layer's copy that can have a rule; None if there is none, or if the layer has a rule."""
+    if isinstance(layer, AlignedLayer | AlignedAttention):
+        return type(layer) if layer.alignment is None else None
+    return ALIGNED_FORMS.get(type(layer))
 
-    Returns None if there is none.
-    """
-    is_native = isinstance(layer, AlignedLayer | AlignedAttention) and layer.alignment is None
-    return type(layer) if is_native else ALIGNED_FORMS.get(type(layer))
+
+def _native_form(layer: Any) -> type | None:
+    """Returns the class of a layer's copy without a rule, of Keras if possible; None for layers that have no rules."""
+    kind = type(layer)
+    if isinstance(layer, LayerWithRule):
+        is_standard = getattr(layer, "parameterization", "standard") == "standard"
+        return _NATIVE_FORMS.get(kind, kind) if is_standard else kind
+    return kind if kind in ALIGNED_FORMS else None
+
+
+_NATIVE_FORMS = {form: native for native, form in ALIGNED_FORMS.items()}
 
 
 def _share(weights: list[Any], others: list[Any]) -> bool:
@@ -227,14 +262,18 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of all layers. Backward kernels and step counters of converted layers keep initial values."""
+    """Copies the weights of all layers.
+
+    Backward kernels and step counters are copied if the layer has them in both models; otherwise the new ones keep
+    their initial values.
+    """
     layers = ([layer for layer in all_layers(model) if layer.weights] for model in (source, target))
     pairs = list(zip(*layers, strict=True))
-    converted = [new for old, new in pairs if isinstance(new, AlignedLayer) and getattr(old, "alignment", None) is None]
-    fresh = {id(weight) for layer in converted for weight in layer.alignment_weights}
-    for old, new in pairs:
-        kept = [weight for weight in new.weights if id(weight) not in fresh]
-        for weight, value in zip(kept, old.weights, strict=True):
+    own = [[each.alignment_weights if isinstance(each, AlignedLayer) else [] for each in pair] for pair in pairs]
+    skipped = {id(weight) for old, new in own if not (old and new) for weight in [*old, *new]}
+    for pair in pairs:
+        old, new = ([weight for weight in layer.weights if id(weight) not in skipped] for layer in pair)
+        for value, weight in zip(old, new, strict=True):
             weight.assign(value)
-        if hasattr(new, "finalize_state"):  # Layers such as `Normalization` compute constants from their weights.
-            new.finalize_state()
+        if hasattr(pair[1], "finalize_state"):  # Layers such as `Normalization` compute constants from their weights.
+            pair[1].finalize_state()

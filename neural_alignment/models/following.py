@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from neural_alignment.alignments.networkwise.graph import at_each_step
+from neural_alignment.alignments.networkwise.graph import at_each_step, inputs_in_order
 from neural_alignment.alignments.nonlinearities import ActivationArgument, argument_of
 from neural_alignment.keras_internals import Call, calls, functional, has_graph
 from neural_alignment.models.batch_norm import BatchAxisNormalization
@@ -107,10 +107,5 @@ def _inputs_of(call: Call) -> list[tuple[Any, Any]] | None:
 
     Returns None if they cannot be matched, for example if the model is called with masks.
     """
-    model, given = functional(call.operation), call.first_argument
-    if isinstance(given, dict) and isinstance(model.input, dict):
-        given = {key: given.get(key) for key in model.input}
-    outer = keras.tree.flatten(given)
-    if len(outer) != len(model.inputs) or not all(isinstance(tensor, keras.KerasTensor) for tensor in outer):
-        return None
-    return list(zip(outer, model.inputs, strict=True))
+    outer = inputs_in_order(call.operation, call.first_argument)
+    return None if outer is None else list(zip(outer, functional(call.operation).inputs, strict=True))

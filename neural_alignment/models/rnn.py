@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -12,8 +13,9 @@ import tensorflow as tf
 from pydantic import PositiveInt
 
 from neural_alignment.alignments import RULES, Alignment, current_pass
-from neural_alignment.errors import ArgumentError, Words
-from neural_alignment.layers.base import before_gradient
+from neural_alignment.errors import ArgumentError
+from neural_alignment.keras_internals import outermost_call
+from neural_alignment.layers.base import LayerWithRule, before_gradient, checked_rule
 from neural_alignment.models.base import MODELS, ModelOptions
 from neural_alignment.models.parts import Parts
 from neural_alignment.options import NumpySeed
@@ -23,7 +25,7 @@ Tensor = tf.Tensor
 
 
 @serializable
-class Recurrent(keras.layers.Layer):
+class Recurrent(LayerWithRule, keras.layers.Layer):
     """A fully recurrent layer in the NTK parameterization, unrolled over time (equation 60).
 
     z_k = x_k W_i + s_{k-1} W_h / sqrt(m) + b_h and s_k = relu(z_k), where x_k is the input and s_k the state at step k.
@@ -62,12 +64,10 @@ class Recurrent(keras.layers.Layer):
         for name, value in (("units", units), ("slots", slots)):
             if value < 1:
                 raise ArgumentError(name, "must be at least 1", value, f"{name}=50")
-        if isinstance(alignment, dict):
-            alignment = keras.saving.deserialize_keras_object(alignment)
-        if alignment is not None and (not isinstance(alignment, Alignment) or alignment.keeps_kernel):
+        alignment = checked_rule(alignment)
+        if alignment is not None and alignment.keeps_kernel:
             requirement = "of a recurrent layer must be a rule for the whole network"
-            found = getattr(alignment, "rule", alignment)
-            raise ArgumentError("alignment", requirement, found, "alignment=AlignAda()")
+            raise ArgumentError("alignment", requirement, alignment.rule, "alignment=AlignAda()")
         self.units = units
         self.slots = slots
         self.alignment = alignment
@@ -115,7 +115,7 @@ class Recurrent(keras.layers.Layer):
         state = current_pass()
         alone = state is None and self.alignment is not None
         if alone and training:
-            self._refuse_training()
+            self.refuse_training("is a rule for a whole network")
         probe = None if state is None else state.probe
         driven = tf.tensordot(inputs, _tensor(self.input_kernel), axes=1) + _tensor(self.bias)
         kernel = _tensor(self.kernel) * (1.0 / math.sqrt(self.units))
@@ -128,12 +128,8 @@ class Recurrent(keras.layers.Layer):
             activity = tf.nn.relu(step + tf.matmul(activity, kernel))
             states.append(activity)
         outputs = tf.stack(states, axis=1)
-        return before_gradient(outputs, self._refuse_training) if alone and training is None else outputs
-
-    def _refuse_training(self) -> None:
-        found = Words(f"layer {self.name!r} in training outside of a step of an `AlignedModel`")
-        requirement = f"{self.alignment.rule!r} is a rule for a whole network"
-        raise ArgumentError("alignment", requirement, found, "AlignedModel(model.inputs, model.outputs)")
+        refuse = functools.partial(self.refuse_training, "is a rule for a whole network", outermost_call(self).layer)
+        return before_gradient(outputs, refuse) if alone and training is None else outputs
 
     @property
     def whole_batch_reason(self) -> str | None:

@@ -21,19 +21,20 @@ Tensor = tf.Tensor
 class ConvMap(LinearMap):
     """The map x -> conv(x, W) of a convolution in one, two or three dimensions, with any number of groups.
 
-    Kernels have the shape `(*taps, inputs of a group, outputs)`; the number of groups follows from the inputs. A
-    dilated kernel is expanded with zeros between its taps, because TensorFlow's CPU kernels do not support gradients
-    of dilated convolutions in every dtype.
+    Kernels have the shape `(*taps, inputs of a group, outputs)`. A dilated kernel is expanded with zeros between its
+    taps, because TensorFlow's CPU kernels do not support gradients of dilated convolutions in every dtype.
 
     Args:
         strides: steps between two output positions, one for each dimension.
         padding: `"VALID"`, `"SAME"` or, in one dimension, `"CAUSAL"`.
         dilations: steps between two taps of the kernel, one for each dimension.
+        groups: number of groups.
     """
 
     strides: tuple[int, ...] = (1, 1)
     padding: str = "VALID"
     dilations: tuple[int, ...] = (1, 1)
+    groups: int = 1
 
     def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Returns the convolution of `inputs` `(batch, *space, inputs)` with `kernel`."""
@@ -50,12 +51,15 @@ class ConvMap(LinearMap):
         padded, spread = self._padded(inputs, like), _spread(like, self.dilations)
         return _unspread(self._by_group(_kernel_gradient, padded, spread, outputs), self.dilations)
 
+    def units(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Returns the number of groups and the number of output units in each, for a kernel of `shape`."""
+        return self.groups, shape[-1] // self.groups
+
     def _by_group(self, operation: Callable[..., Tensor], inputs: Tensor, kernel: Tensor, *outputs: Tensor) -> Tensor:
         """Calls an operation for all groups at once, or for each group if TensorFlow cannot do it at once."""
-        groups = _groups(inputs, kernel)
-        if groups == 1 or _has_grouped_operations(kernel):
+        if self.groups == 1 or _has_grouped_operations(kernel):
             return self._lifted(operation, inputs, kernel, *outputs)
-        parts = (tf.split(each, groups, axis=-1) for each in (inputs, kernel, *outputs))
+        parts = (tf.split(each, self.groups, axis=-1) for each in (inputs, kernel, *outputs))
         return tf.concat([self._lifted(operation, *each) for each in zip(*parts, strict=True)], axis=-1)
 
     def _padded(self, inputs: Tensor, kernel: Tensor) -> Tensor:
@@ -87,6 +91,8 @@ class DepthwiseMap(LinearMap):
         dilations: as in `ConvMap`.
     """
 
+    group_axes = (-2,)
+
     strides: tuple[int, ...] = (1, 1)
     padding: str = "VALID"
     dilations: tuple[int, ...] = (1, 1)
@@ -94,7 +100,7 @@ class DepthwiseMap(LinearMap):
     def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Returns the convolution of each channel of `inputs` with its part of `kernel`."""
         if not self._has_operations:
-            return self._grouped.project(inputs, _as_groups(kernel))
+            return self._grouped(kernel).project(inputs, _as_groups(kernel))
         inputs, kernel = self._lifted(self._padded(inputs, kernel), _spread(kernel, self.dilations))
         found = tf.nn.depthwise_conv2d(inputs, kernel, **self._options)
         return found if len(self.strides) > 1 else tf.squeeze(found, 1)
@@ -102,7 +108,7 @@ class DepthwiseMap(LinearMap):
     def reconstruct(self, outputs: Tensor, kernel: Tensor, like: Tensor) -> Tensor:
         """Returns the adjoint of `project` in its inputs, in the shape of `like`."""
         if not self._has_operations:
-            return self._grouped.reconstruct(outputs, _as_groups(kernel), like)
+            return self._grouped(kernel).reconstruct(outputs, _as_groups(kernel), like)
         spread = _spread(kernel, self.dilations)
         padded, lifted, outputs = self._lifted(self._padded(like, kernel), spread, outputs)
         found = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
@@ -114,7 +120,7 @@ class DepthwiseMap(LinearMap):
     def correlate(self, inputs: Tensor, outputs: Tensor, like: Tensor) -> Tensor:
         """Returns the adjoint of `project` in its kernel, in the shape of `like`."""
         if not self._has_operations:
-            return tf.reshape(self._grouped.correlate(inputs, outputs, _as_groups(like)), like.shape)
+            return tf.reshape(self._grouped(like).correlate(inputs, outputs, _as_groups(like)), like.shape)
         inputs, spread, outputs = self._lifted(self._padded(inputs, like), _spread(like, self.dilations), outputs)
         found = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
             input=inputs, filter_sizes=spread.shape, out_backprop=outputs, **self._options
@@ -130,9 +136,9 @@ class DepthwiseMap(LinearMap):
         """Whether TensorFlow has the operation: not in every dtype with strides that differ."""
         return len({*self.strides}) == 1
 
-    @property
-    def _grouped(self) -> ConvMap:
-        return ConvMap(self.strides, self.padding, self.dilations)
+    def _grouped(self, kernel: Tensor) -> ConvMap:
+        """Returns the map as a convolution with one group for each channel."""
+        return ConvMap(self.strides, self.padding, self.dilations, kernel.shape[-2])
 
     @property
     def _options(self) -> dict:
@@ -143,7 +149,7 @@ class DepthwiseMap(LinearMap):
         }
 
     def _padded(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        return self._grouped._padded(inputs, kernel)
+        return self._grouped(kernel)._padded(inputs, kernel)
 
     def _lifted(self, inputs: Tensor, kernel: Tensor, *outputs: Tensor) -> tuple[Tensor, ...]:
         if len(self.strides) > 1:
@@ -164,6 +170,8 @@ class TransposedConvMap(LinearMap):
         output_padding: additional positions at the end of each dimension; None for the smallest outputs with `"VALID"`
             and for `strides` times the inputs with `"SAME"`.
     """
+
+    output_axes = (-2,)
 
     strides: tuple[int, ...] = (1, 1)
     padding: str = "VALID"
@@ -234,10 +242,6 @@ def _kernel_gradient(inputs: Tensor, kernel: Tensor, outputs: Tensor, strides: t
     options = {"filter_sizes": kernel.shape, "out_backprop": outputs, "strides": [1, *strides, 1], "padding": padding}
     operation = tf.raw_ops.Conv2DBackpropFilter if len(strides) == 2 else tf.raw_ops.Conv3DBackpropFilterV2
     return operation(input=inputs, **options)
-
-
-def _groups(inputs: Tensor, kernel: Tensor) -> int:
-    return inputs.shape[-1] // kernel.shape[-2]
 
 
 def _has_grouped_operations(kernel: Tensor) -> bool:

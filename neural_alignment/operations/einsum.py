@@ -25,6 +25,16 @@ class EinsumMap(LinearMap):
 
     equation: str
 
+    @property
+    def group_axes(self) -> tuple[int, ...]:
+        """The axes of the kernel that inputs and outputs have too."""
+        return self._kernel_axes(of_inputs=True)
+
+    @property
+    def output_axes(self) -> tuple[int, ...]:
+        """The axes of the kernel that the outputs have and the inputs do not have."""
+        return self._kernel_axes(of_inputs=False)
+
     def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Returns the einsum of `inputs` and `kernel`."""
         of_inputs, of_kernel, of_outputs = self._labels(inputs.shape.rank)
@@ -52,6 +62,15 @@ class EinsumMap(LinearMap):
         for labels, shape in ((of_inputs[1:], inputs), (of_outputs[1:], outputs)):
             sizes |= dict(zip(labels, shape, strict=True))
         return math.prod(sizes.values())
+
+    def _kernel_axes(self, of_inputs: bool) -> tuple[int, ...]:
+        """Returns the axes of the kernel, counted from the end, that the outputs have and the inputs have or not."""
+        inputs, kernel, outputs = self._parts()
+        return tuple(
+            axis - len(kernel)
+            for axis, label in enumerate(kernel)
+            if label in outputs and (label in inputs) == of_inputs
+        )
 
     def _parts(self) -> list[str]:
         operands, of_outputs = self.equation.replace(" ", "").split("->")

@@ -6,6 +6,7 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -20,8 +21,15 @@ class LinearMap(abc.ABC):
 
         <project(x, W), y> = <x, reconstruct(y, W)> = <W, correlate(x, y)>.
 
+    A map with groups consists of parallel maps with separate inputs and outputs, such as the groups of a convolution.
+
     Maps are immutable and compare by value.
     """
+
+    group_axes: ClassVar[tuple[int, ...]] = ()
+    """The axes of a kernel that number groups, counted from the end."""
+    output_axes: ClassVar[tuple[int, ...]] = (-1,)
+    """The axes of a kernel that number output units, counted from the end."""
 
     @abc.abstractmethod
     def project(self, inputs: Tensor, kernel: Tensor) -> Tensor:
@@ -42,6 +50,30 @@ class LinearMap(abc.ABC):
     def transposed_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of `transpose` of a kernel of `shape`."""
         return tuple(shape)
+
+    def units(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Returns the number of groups and the number of output units in each, for a kernel of `shape`."""
+        return math.prod(shape[axis] for axis in self.group_axes), math.prod(shape[axis] for axis in self.output_axes)
+
+    def combine_outputs(self, kernel: Tensor, weights: Tensor) -> Tensor:
+        """Returns the kernel whose output units are weighted sums of the output units of `kernel`, in each group.
+
+        Only the size of the last of `output_axes` may change.
+
+        Args:
+            kernel: a kernel with any size of the last of `output_axes`.
+            weights: `(groups, output units of kernel, output units of the result)`, both within a group.
+        """
+        rank, (groups, units, results) = kernel.shape.rank, weights.shape
+        last = [axis % rank for axis in (*self.group_axes, *self.output_axes)]
+        order = [*(axis for axis in range(rank) if axis not in last), *last]
+        ordered = _permuted(kernel, order)
+        if groups == 1:
+            combined = tf.matmul(tf.reshape(ordered, [-1, units]), tf.reshape(weights, [units, results]))
+        else:
+            combined = tf.einsum("igu,gur->igr", tf.reshape(ordered, [-1, groups, units]), weights)
+        combined = tf.reshape(combined, [*ordered.shape[:-1], -1])
+        return _permuted(combined, sorted(range(rank), key=order.__getitem__))
 
     def fan_in(self, shape: Sequence[int]) -> int:
         """Returns the number of inputs of one output unit, for a kernel of `shape`."""
@@ -93,3 +125,8 @@ class DenseMap(LinearMap):
     def transposed_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of `transpose` of a kernel of `shape`."""
         return tuple(reversed(shape))
+
+
+def _permuted(kernel: Tensor, order: Sequence[int]) -> Tensor:
+    """Returns a kernel with its axes in another order; the kernel itself if the order is the same."""
+    return kernel if [*order] == [*range(len(order))] else tf.transpose(kernel, order)

@@ -84,7 +84,7 @@ def load(path: str, **replaced: Any) -> Plan:
         plan = Plan.model_validate(data)
     except pydantic.ValidationError as error:
         mistake = errors.first_mistake(error, Plan)
-        raise ConfigError(mistake.line(yaml_files.origin(origins, mistake, f"{path}: "))) from None
+        raise ConfigError(yaml_files.line(origins, mistake, f"{path}: ")) from None
     Space(plan.space, f"{path}: space", {name: f"{_file_of(chain, name)}: space.{name}" for name in plan.space})
     return plan
 

@@ -139,20 +139,23 @@ class _Grid(Sampled):
         return [self.value(0), self.value(self._values()[2] - 1)]
 
 
-class Quantised(_Grid):
-    """The values low, low + step, ... up to at most high: [low, high, step]."""
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
 
-    quantised: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+class Quantised(_Grid):
+    """The values low, low + step, ... up to at most high: [low, high, step]. They are integers if these three are."""
+
+    quantised: Annotated[list[_Number], Field(min_length=3, max_length=3)]
 
     @pydantic.field_validator("quantised")
     @classmethod
-    def _has_steps(cls, values: list[float]) -> list[float]:
+    def _has_steps(cls, values: list[int | float]) -> list[int | float]:
         low, high, step = values
         if not (low < high and 0 < step <= high - low):
             raise ArgumentError("", "must be [low, high, step] with low < high and 0 < step <= high - low", values)
-        if not (high - low) / step < 2**53:
+        if not high - low < 2**53 * step:
             raise ArgumentError("", "must be [low, high, step] with fewer than 2**53 steps", values)
-        return values
+        return values if all(isinstance(each, int) for each in values) else [float(each) for each in values]
 
     def _values(self) -> tuple[float, float, int]:
         low, high, step = self.quantised

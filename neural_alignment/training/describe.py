@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from neural_alignment.alignments import Alignment, LayerView
+from neural_alignment.alignments import Alignment, ForwardPass, LayerView
 from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
 from neural_alignment.keras_internals import all_layers, calls, has_graph, sublayers
-from neural_alignment.layers import AlignedLayer
+from neural_alignment.layers import AlignedLayer, Connection
 from neural_alignment.layers.base import known_shape, output_shape
+from neural_alignment.layers.connection import HALF
 from neural_alignment.operations import DenseMap
 from neural_alignment.optimization import LossRates, described
 from neural_alignment.training import initial_state, setup
@@ -46,12 +48,15 @@ class LayerCost(NamedTuple):
         name: the name of the connection or layer.
         rule: the name of its rule, or "backpropagation".
         forward: parameters of the forward path, including the bias.
-        backward: parameters of the backward kernel.
+        backward: parameters of the backward path, those that are not trained included.
         product: floating-point operations of one product of the kernel with one example, in all uses of the layer; for
             a layer with products without a connection, those of its forward pass.
         products: number of such products, with the whole batch, that R adds to a step of J + R on average. With
             `examples` and `every` of the rule it is a fraction of the number in `regulariser_products`.
         interval: R is computed once in this number of steps of J + R.
+        carrying: floating-point operations in the products of backward weights by which the rule computes the kernel
+            through which the error travels, for each part of a batch.
+        tying: the same in the gradient of that kernel to the stored B.
     """
 
     name: str
@@ -61,6 +66,8 @@ class LayerCost(NamedTuple):
     product: int
     products: float
     interval: int = 1
+    carrying: int = 0
+    tying: int = 0
 
 
 class Description(NamedTuple):
@@ -134,7 +141,7 @@ def description(config: Config) -> Description:
         *_reach(model, config),
         *_execution(config),
     ]
-    return Description(rows, facts, _step_costs(rows, model))
+    return Description(rows, facts, _step_costs(rows, model, config.batch_size // config.optimization.minibatches))
 
 
 def _rules(config: Config) -> list[str]:
@@ -206,7 +213,7 @@ def _execution(config: Config) -> list[str]:
     return [f"{name:11} {line}" for name, line in lines.items()]
 
 
-def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int = 1) -> list[LayerCost]:
+def layer_costs(model: keras.Model, batch: int | None = None, parts: int = 1) -> list[LayerCost]:
     """Returns the cost of every connection of `model`, and of every other layer with products, such as one of Keras.
 
     A layer that contains aligned layers, such as an attention layer, has a row only for its other products, such as
@@ -216,7 +223,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
     Args:
         model: the network.
         batch: number of examples of a step. Default: R is counted as if it used all examples in every step.
-        minibatches: number of equal parts of a batch.
+        parts: number of equal parts of a batch, for minibatches and replicas.
     """
     uses = _Uses(model)
     rows = []
@@ -224,18 +231,21 @@ def layer_costs(model: keras.Model, batch: int | None = None, minibatches: int =
         if not isinstance(layer, AlignedLayer):
             rows += _other_products(layer, uses)
             continue
-        rule, aligned = layer.alignment, layer.keeps_backward_kernel
+        rule, aligned, half = layer.alignment, layer.keeps_backward_kernel, tf.as_dtype(layer.compute_dtype) in HALF
         products = _products(layer)
         for connection, product in zip(layer.make_connections(), products, strict=True):
+            carrying, tying = _backward_products(connection) if aligned else (0, 0)
             rows.append(
                 LayerCost(
                     name=connection.name,
                     rule="backpropagation" if rule is None else rule.rule,
                     forward=_size(connection.kernel) + connection.bias_size,
-                    backward=_size(connection.kernel) if aligned else 0,
+                    backward=sum(map(_size, connection.backward_weights)) if aligned else 0,
                     product=product * uses.count[id(layer)],
-                    products=regulariser_products(rule) * _share(rule, batch, minibatches) if aligned else 0,
+                    products=regulariser_products(rule, half) * _share(rule, batch, parts) if aligned else 0,
                     interval=rule.interval if aligned and batch else 1,
+                    carrying=carrying,
+                    tying=tying,
                 )
             )
     return rows
@@ -288,6 +298,30 @@ def _products(layer: AlignedLayer) -> list[int]:
     return found
 
 
+def _backward_products(connection: Connection) -> tuple[int, int]:
+    """Counts the floating-point operations in the products by which a rule computes the kernel that carries the error.
+
+    As in `regulariser_products`, the rule is traced.
+
+    Returns:
+        The operations in the products, and those in their gradient to the stored B if the rule ties it.
+    """
+    if not connection.computes_backward_kernel:
+        return 0, 0
+
+    def step(forward, backward):
+        with tf.GradientTape() as tape:
+            tape.watch(backward)
+            carried = connection.carried_kernel(forward, backward, ForwardPass())
+        return carried, tape.gradient(carried, backward) if connection.alignment.tie_gradient else None
+
+    specs = [tf.TensorSpec(each.shape, each.dtype) for each in (connection.kernel, connection.stored_backward_kernel)]
+    carried, gradient = tf.function(step, autograph=False).get_concrete_function(*specs).structured_outputs
+    own = _reached([carried])
+    of_gradient = set() if gradient is None else _reached([gradient]) - own
+    return tuple(sum(_operations(each) for each in found if each.type in PRODUCTS) for found in (own, of_gradient))
+
+
 def _other_products(layer: keras.layers.Layer, uses: _Uses) -> list[LayerCost]:
     """Returns a row for the products of a layer that no connection has; none if none is found in its forward pass.
 
@@ -326,26 +360,57 @@ def _forward_products(layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: 
     return _counted(call, list(itertools.compress(leaves, symbolic)))
 
 
-def _share(rule: Alignment, batch: int | None, minibatches: int) -> float:
+def _share(rule: Alignment, batch: int | None, parts: int) -> float:
     """Returns the part of the examples of a step that R uses, averaged over steps of J + R."""
     if batch is None:
         return 1
-    part = batch // minibatches
-    return rule.examples_used(part, minibatches) / part / rule.interval
+    examples = batch // parts
+    return rule.examples_used(examples, parts) / examples / rule.interval
 
 
-def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
-    """Returns lines about the cost of each kind of step, and the number of values that a networkwise rule stores."""
+def part_of_r(config: Config, replicas: int, losses: str) -> float:
+    """Returns the part of the floating-point operations in the products of a step that are those of R.
+
+    Args:
+        config: the configuration of the run.
+        replicas: number of replicas that share a batch.
+        losses: the losses that the step trains, a name of `StepModes.name`.
+
+    Raises:
+        DataError: if the configuration does not determine shapes and counts, and the data cannot be read.
+    """
+    if not any(rule.learns and rule.reads_signals for rule in config.rules):
+        return 0.0  # Without building the model: R of kernels has no product with a batch.
+    model = setup.compiled_model(config, setup.data_facts(config), contextlib.nullcontext())
+    mode = model.step_modes.named(losses)
+    if not mode.r_runs:
+        return 0.0
+    rows = layer_costs(model, config.batch_size, replicas * config.optimization.minibatches)
+    due = [row for row in rows if mode.intervals is None or row.interval in mode.intervals]
+    of_r = sum(row.products * row.interval * row.product for row in due)
+    of_j = backpropagation_step(rows, model) if mode.j_runs else sum(row.product for row in rows)
+    return of_r / (of_r + of_j)
+
+
+def _step_costs(rows: list[LayerCost], model: AlignedModel, part: int) -> list[str]:
+    """Returns lines about the cost of each kind of step, and the number of values that a networkwise rule stores.
+
+    Args:
+        rows: the `layer_costs` of the network.
+        model: the network.
+        part: number of examples that share one computation of the kernels that carry the error.
+    """
     if not rows:
         return ["cost        no layer with a product is found"]
     forward, backpropagation = sum(row.product for row in rows), backpropagation_step(rows, model)
+    shared = products_of_weights(rows) / part
     regulariser = sum(row.products * row.product for row in rows)
     of_r_step = sum(row.products * row.interval * row.product for row in rows)
     both = "J + R on average" if any(row.interval > 1 for row in rows) else "J + R step"
-    kinds = {"backpropagation": backpropagation, "J step": backpropagation}
+    kinds = {"backpropagation": backpropagation, "J step": backpropagation + shared}
     more = []
     if model.bound_rule is None:
-        kinds |= {"R step": forward + of_r_step, both: backpropagation + regulariser}
+        kinds |= {"R step": forward + of_r_step, both: backpropagation + shared + regulariser}
     else:
         kinds["J step"] = network_step(model)
         kept = sum(map(_size, model.bound_rule.kept_values))
@@ -358,6 +423,18 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel) -> list[str]:
         ),
         *more,
     ]
+
+
+def products_of_weights(rows: Sequence[LayerCost]) -> int:
+    """Counts the floating-point operations in the products of backward weights with each other in a step of J.
+
+    Every part of a batch takes them once, whatever its number of examples.
+
+    Args:
+        rows: the `layer_costs` of the network.
+    """
+    # The first layer sends no error to its inputs.
+    return sum(row.tying for row in rows) + sum(row.carrying for row in rows[1:])
 
 
 def backpropagation_step(rows: list[LayerCost], model: keras.Model) -> int:
@@ -430,7 +507,7 @@ def _operations(product: Any) -> int:
 
 
 @cache
-def regulariser_products(rule: Alignment) -> int:
+def regulariser_products(rule: Alignment, half: bool = False) -> int:
     """Counts the products with a kernel that R_l and its gradients add to a step.
 
     The rule is traced on a small layer, and the products that R_l and its gradients depend on are counted. A new rule
@@ -438,6 +515,7 @@ def regulariser_products(rule: Alignment) -> int:
 
     Args:
         rule: the rule of one layer.
+        half: whether the network computes in half precision, so that R does not use the W^T x of J.
     """
     linear_map, inputs_shape, kernel_shape = _CountedMap(), (2, 4), (4, 3)
 
@@ -452,7 +530,7 @@ def regulariser_products(rule: Alignment) -> int:
                 backward_kernel,
                 bias,
                 tf.nn.relu,
-                projection,
+                None if half else projection,
                 update_forward=rule.trains_forward,
             )
             regulariser = rule(view)

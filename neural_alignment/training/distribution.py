@@ -28,6 +28,7 @@ from neural_alignment.errors import (
     Words,
     WrongValue,
     one_line,
+    shortened,
 )
 from neural_alignment.training import slurm_workers
 from neural_alignment.training.model import AlignedModel
@@ -268,7 +269,7 @@ def explain(error: Exception) -> OtherWorkerEnded | None:
         return None
     if reported := re.search(r"worker \d+ has ended: .*", aborted[1]):
         return OtherWorkerEnded(reported[0], state="failed")
-    reason = f"another worker is gone ({aborted[1][:150]}): see its messages for the reason"
+    reason = f"another worker is gone ({shortened(aborted[1], 150)}): see its messages for the reason"
     return OtherWorkerEnded(reason, "continue with --resume", "failed")
 
 

@@ -68,7 +68,7 @@ def of_model(model: keras.Model, pixel_scale: tuple[Any, Any] | None = None, ran
     """Returns a Keras model as a network whose features are computed.
 
     Args:
-        model: a functional or built Sequential model whose only input are images.
+        model: a functional or built Sequential model whose only input is images.
         pixel_scale: center and scale of the pixels that the model was trained with, numbers or one number for each
             channel. Without it uint8 images are refused.
         random: whether to draw new weights: the baseline "Random" of Figure 6.

@@ -30,6 +30,10 @@ class Gradients:
         gradient, place = tf.cast(gradient, variable.dtype), places[-1]
         self.values[place] = gradient if self.values[place] is None else self.values[place] + gradient
 
+    def of(self, variable: Any) -> Tensor | None:
+        """Returns the gradient of a variable that occurs once; None if there is none."""
+        return next((g for g, target in zip(self.values, self._targets, strict=True) if target is variable), None)
+
     def present(self) -> list[Tensor]:
         """Returns the gradients that are not None."""
         return [gradient for gradient in self.values if gradient is not None]

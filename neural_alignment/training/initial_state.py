@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment.config import InitialState
-from neural_alignment.errors import RunError
+from neural_alignment.errors import RunError, as_written
 from neural_alignment.training.checkpoints import DamagedStateError, kept_steps, latest_step, read_state
 from neural_alignment.training.loading import check_model_file, load_model
 from neural_alignment.training.model import connections
@@ -98,7 +98,7 @@ def load(options: InitialState, model: keras.Model) -> Loaded:
     Raises:
         RunError: as in `load_weights`.
     """
-    return load_weights(model, options.path, options.state, options.optimizer, options.strict)
+    return _load(model, options.path, options.state, options.optimizer, options.strict, _as_key)
 
 
 def load_weights(
@@ -129,17 +129,38 @@ def load_weights(
     Raises:
         RunError: if the state is missing or damaged, or does not fit. In this case the model is unchanged.
     """
+    return _load(model, str(path), state, optimizer, strict, _as_argument)
+
+
+Written = Callable[[str, Any], str]
+"""A function that returns an option of loading and its value as the caller writes them."""
+
+
+def _as_argument(option: str, value: Any) -> str:
+    return f"{option}={value!r}"
+
+
+def _as_key(option: str, value: Any) -> str:
+    return f"init_from.{option}: {as_written(value)}"
+
+
+def _load(model: keras.Model, path: str, state: StateName, optimizer: bool, strict: bool, written: Written) -> Loaded:
+    """Loads weights. The other arguments are those of `load_weights`; `written` forms options in messages."""
     variables = _named(model.weights, model.name)
-    source, weights, slots = _read(str(path), state, optimizer)
+    source, weights, slots = _read(path, state, optimizer, written)
     pairs, misfits = _match(variables, weights, _skipped(model, {*variables, *weights}, optimizer))
     if not pairs:
-        raise RunError(f"{source}: has no weight that fits this network; first that does not: {misfits[0]}")
+        here, there = (", ".join([*names][:3]) or "none" for names in (variables, weights))
+        raise RunError(
+            f"{source}: has no weight that fits this model; the model has weights such as {here}, the source "
+            f"{there}{_numbered(misfits)}"
+        )
     if optimizer:
         more, others = _match(_optimizer_variables(model.optimizer), slots, set())
         pairs, misfits = {**pairs, **more}, [*misfits, *others]
     _check_finite(source, {name: value for name, (_, value) in pairs.items()})
     if misfits:
-        _report(source, misfits, strict)
+        _report(source, misfits, strict, written)
     for variable, value in pairs.values():
         variable.assign(value)
     return Loaded(
@@ -194,14 +215,14 @@ def find(path: str, state: StateName = None) -> StateSource:
     raise RunError(f"{path}: has no {wanted}; available: {', '.join(available) or 'none'}")
 
 
-def _read(path: str, state: StateName, optimizer: bool) -> tuple[StateSource, Values, Values]:
+def _read(path: str, state: StateName, optimizer: bool, written: Written) -> tuple[StateSource, Values, Values]:
     """Returns a source and its weights, and the variables of its optimizer if `optimizer` is true."""
     try:
         for attempt in range(ATTEMPTS):
             source = find(path, state)
             try:
                 if source.path.endswith(".keras"):
-                    return _read_model(source, optimizer)
+                    return _read_model(source, optimizer, written)
                 return source, *_read_checkpoint(source.path, optimizer)
             except RunError:
                 # The process that trains the run may have replaced this state by a newer one.
@@ -209,18 +230,19 @@ def _read(path: str, state: StateName, optimizer: bool) -> tuple[StateSource, Va
                     raise
     except DamagedStateError as error:  # The remedies in its message are for resuming the source run.
         raise RunError(
-            f"{error.problem}; restore that run's files from a copy, or name another of its states (init_from.state)"
+            f"{error.problem}; restore that run's files from a copy, or name another of its states, such as "
+            f"{written('state', 'best')}"
         ) from None
     raise AssertionError("not reached")
 
 
-def _read_model(source: StateSource, optimizer: bool) -> tuple[StateSource, Values, Values]:
+def _read_model(source: StateSource, optimizer: bool, written: Written) -> tuple[StateSource, Values, Values]:
     model = load_model(source.path)
     weights = {name: keras.ops.convert_to_numpy(each) for name, each in _named(model.weights, model.name).items()}
     if not optimizer:
         return source, weights, {}
     if getattr(model, "optimizer", None) is None:
-        raise RunError(f"{source.path}: contains no optimizer state; start without it (init_from.optimizer: false)")
+        raise RunError(f"{source.path}: contains no optimizer state; start without it ({written('optimizer', False)})")
     slots = {name: each.numpy() for name, each in _optimizer_variables(model.optimizer).items()}
     return dataclasses.replace(source, step=int(slots[GLOBAL_STEP])), weights, slots
 
@@ -347,8 +369,8 @@ class Misfit:
         if self.there is None:
             return f"{self.name} of shape {self.here} is not in the source"
         if self.here is None:
-            return f"{self.name} of shape {self.there} is in the source and not in this run"
-        return f"{self.name} has shape {self.there} in the source and {self.here} in this run"
+            return f"{self.name} of shape {self.there} is in the source and not in this model"
+        return f"{self.name} has shape {self.there} in the source and {self.here} in this model"
 
 
 def _match(
@@ -370,7 +392,16 @@ def _match(
     return pairs, [*other, *missing, *extra]
 
 
-def _report(source: StateSource, misfits: list[Misfit], strict: bool) -> None:
+def _numbered(misfits: list[Misfit]) -> str:
+    """Returns the end of a message if names in the model and in the source differ only in the numbers of layers."""
+    here, there = (
+        {re.sub(r"_[0-9]+(?=/)", "", misfit.name) for misfit in misfits if getattr(misfit, side) is None}
+        for side in ("there", "here")
+    )
+    return "; layers without a `name` are numbered anew in each process: give them names" if here & there else ""
+
+
+def _report(source: StateSource, misfits: list[Misfit], strict: bool, written: Written) -> None:
     """Raises an error about the misfits, or lists them in a warning.
 
     Raises:
@@ -379,15 +410,16 @@ def _report(source: StateSource, misfits: list[Misfit], strict: bool) -> None:
     if strict:
         more = f" ({len(misfits) - 1} more)" if misfits[1:] else ""
         raise RunError(
-            f"{source}: does not fit this run: {misfits[0]}{more}; with init_from.strict: false, variables that do "
-            "not fit keep their initial values"
+            f"{source}: does not fit this model: {misfits[0]}{more}{_numbered(misfits)}; with "
+            f"{written('strict', False)}, variables that do not fit keep their initial values"
         )
     for effect, names in (
         ("keep their initial values", [misfit.name for misfit in misfits if misfit.is_here]),
         ("are not used", [misfit.name for misfit in misfits if not misfit.is_here]),
     ):
         if names:
-            _log.warning("%s: %d variables %s: %s", source, len(names), effect, ", ".join(names))
+            listed = ", ".join(names)
+            _log.warning("%s: %d variables %s: %s%s", source, len(names), effect, listed, _numbered(misfits))
 
 
 def _check_finite(source: StateSource, values: Values) -> None:

@@ -78,7 +78,7 @@ def exhaustion_reported(config: Config) -> Iterator[None]:
     except (MemoryError, OverflowError, tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError) as error:
         reason = " ".join((getattr(error, "message", None) or str(error) or "out of memory").split())
         raise ConfigError(
-            f"model: cannot be created with {_size(config)}: {reason.rpartition('}} ')[2][:150]}"
+            f"model: cannot be created with {_size(config)}: {shortened(reason.rpartition('}} ')[2], 150)}"
         ) from None
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from neural_alignment import keras_internals
 from neural_alignment.alignments import ForwardPass, current_pass, first_example, forward_pass
 from neural_alignment.alignments.forward_pass import DeferredTerm
-from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, network_rule
+from neural_alignment.alignments.networkwise import BoundRule, TrainingBatch, batch_size, flat_network, network_rule
 from neural_alignment.errors import ArgumentError, Words
 from neural_alignment.keras_internals import InterceptedModel, all_layers, compute_loss, loss_tracker, loss_weight
 from neural_alignment.layers import AlignedLayer, Connection, TimeDistributed
@@ -87,7 +87,8 @@ class AlignedModel(InterceptedModel):
     gives the gradients of both, because R reaches only the backward kernels or, with `update_forward`, a copy of W
     whose gradient is separate from that of J. If the scheduler of a `MultiOptimizer` skips a loss at some steps, those
     steps do not compute the quantities that only this loss needs. If the layers have a rule for a whole network
-    (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R.
+    (`neural_alignment.alignments.networkwise`), this rule propagates the error of J, and there is no R. The model then
+    has the layers of nested functional and Sequential models in place of these models.
 
     A rule with `every` computes its R_l only at some of the steps that train J. In the other steps R does not move its
     kernels. R's optimizer is skipped if no layer computes R_l. It counts the steps in which it updates any kernel: with
@@ -102,9 +103,11 @@ class AlignedModel(InterceptedModel):
     this time. A custom optimizer of this kind needs the class attribute `copies_weights = True`.
 
     A subclass may have a custom `train_step`, `test_step`, `compute_loss` or `compute_metrics`, as in Keras: `fit` and
-    `evaluate` call it. Under a distribution strategy this is an error, except for `compute_loss`. The metric of R is
-    not in `metrics`, whose `update_state` such a step may call with targets and outputs; a step that returns
-    `self.get_metrics_result()` also reports R.
+    `evaluate` call it. Under a distribution strategy this is an error, except for `compute_loss`. A `train_step` that
+    calls `super().train_step(data)` trains as described here. One that does not trains J + R, as in other Keras models:
+    its `compute_loss` includes R, which is not reported separately, and rules for a whole network and rules with
+    `every` are refused. The metric of R is not in `metrics`, whose `update_state` such a step may call with targets and
+    outputs.
 
     Args:
         *args: as in `keras.Model`: `inputs` and `outputs`.
@@ -122,6 +125,12 @@ class AlignedModel(InterceptedModel):
 
     _regulariser_tracker: RegulariserMean | None = None
 
+    _further_replicas = 1
+    """Number of devices that share a batch in a program of one of them, which has no strategy: see `hlo`."""
+
+    _calls_train_step = False
+    """Whether `train_step` of this class is called, so that a step has a metric of R."""
+
     # With these names of the arguments Keras saves a subclass as a functional model.
     def __init__(self, *args: Any, **kwargs: Any):
         if missing := [name for name in ("inputs", "outputs")[len(args) :] if kwargs.get(name) is None]:
@@ -130,7 +139,8 @@ class AlignedModel(InterceptedModel):
             raise ArgumentError("AlignedModel", requirement, found, "AlignedModel(inputs, outputs)")
         # The inputs of a model with one input are a list of one tensor. Keras would warn if it is then called with it.
         inputs, *rest = args or (kwargs.pop("inputs"),)
-        super().__init__(_single(inputs), *rest, **kwargs)
+        outputs, *rest = rest or (kwargs.pop("outputs"),)
+        super().__init__(*flat_network(_single(inputs), outputs), *rest, **kwargs)
         _check_wrappers(self)
         rule = network_rule(self)
         self._prepared = False
@@ -191,6 +201,7 @@ class AlignedModel(InterceptedModel):
         if self._regulariser_tracker is not None:  # Keras would track that of an earlier `compile` as well.
             keras_internals.untrack(self, self._regulariser_tracker)
         self._regulariser_tracker = RegulariserMean(intervals)
+        self._calls_train_step = False
         self._watch = FiniteWatch([each.name for each in trained])
 
     @property
@@ -207,6 +218,8 @@ class AlignedModel(InterceptedModel):
     def get_metrics_result(self) -> dict[str, Tensor]:
         """Returns the values of the metrics of J and R, by name."""
         ours = self._regulariser_tracker
+        if self._is_replaced("train_step") and not self._calls_train_step:
+            ours = None
         return {**super().get_metrics_result(), **({} if ours is None else {ours.name: ours.result()})}
 
     def reset_metrics(self) -> None:
@@ -354,16 +367,16 @@ class AlignedModel(InterceptedModel):
             ValueError: if it has and there is a distribution strategy. Keras calls such a step on each replica, where
                 an `AlignedModel` cannot choose the losses of the step.
         """
-        custom = [
-            method
-            for method in (step, "compute_metrics")
-            if getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
-        ]
+        custom = [method for method in (step, "compute_metrics") if self._is_replaced(method)]
         if custom and self._distributed:
             requirement = "of an AlignedModel must not be overridden under a distribution strategy"
             found = Words(f"{type(self).__name__}.{custom[0]} with {type(self.distribute_strategy).__name__}")
             raise ArgumentError(custom[0], requirement, found, "`compute_loss` overridden instead, or no strategy")
         return bool(custom)
+
+    def _is_replaced(self, method: str) -> bool:
+        """Whether a subclass, or the model itself, has a custom version of a method."""
+        return getattr(getattr(self, method), "__func__", None) is not getattr(AlignedModel, method)
 
     @property
     def _distributed(self) -> bool:
@@ -381,6 +394,7 @@ class AlignedModel(InterceptedModel):
             The metrics so far, as `compute_metrics` returns them.
         """
         self.take_initial_weights()
+        self._calls_train_step = True
         results = self._step(data)
         return self.get_metrics_result() if self._distributed else results
 
@@ -448,12 +462,13 @@ class AlignedModel(InterceptedModel):
         """The losses that the steps of a compiled model train."""
         return self._step_modes
 
-    def hlo(self, batch: tuple[tf.TensorSpec, ...], mode: StepMode) -> bytes:
+    def hlo(self, batch: tuple[tf.TensorSpec, ...], mode: StepMode, replicas: int = 1) -> bytes:
         """Returns the XLA program of one step on one device, a serialized `HloModuleProto`. No step is made.
 
         Args:
-            batch: shapes and dtypes of the inputs and targets.
+            batch: shapes and dtypes of the inputs and targets on this device.
             mode: the losses that the step trains, one of the modes in `step_modes`.
+            replicas: number of devices that share the batch of the step.
         """
         self.take_initial_weights()
         self.build_metrics(batch)
@@ -463,7 +478,11 @@ class AlignedModel(InterceptedModel):
             self._watch.update(number, *self._replica_step(data, number, mode)[:2])
 
         function = tf.function(step, jit_compile=True, autograph=False)
-        return function.experimental_get_compiler_ir(*batch)(stage="hlo_serialized")
+        self._further_replicas = replicas
+        try:
+            return function.experimental_get_compiler_ir(*batch)(stage="hlo_serialized")
+        finally:
+            self._further_replicas = 1
 
     def _without_resting(self, gradients: Sequence[Any], targets: Sequence[Any], mode: StepMode) -> list[Any]:
         """Returns the gradients, with None for the kernels whose R_l is not computed in this step.
@@ -557,7 +576,8 @@ class AlignedModel(InterceptedModel):
 
     def _gradients(self, x, y, sample_weight, step, first_example, mode):
         """Runs the model forward and backward once. Arguments and result are those of `_batch_gradients`."""
-        options = {"step": step, "first_example": first_example, "minibatches": self._minibatches, "deferred": []}
+        options = {"step": step, "first_example": first_example, "deferred": []}
+        options |= {"parts": self._minibatches * self._further_replicas}
         options |= {"regularise": mode.r_runs, "intervals": mode.intervals}
         copies: list[tuple[Connection, Tensor]] = []
         with forward_pass(**options, has_initial_weights=True) as state:
@@ -580,6 +600,9 @@ class AlignedModel(InterceptedModel):
             gradients.values[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 gradients.add_of_r(connection.kernel, gradient)
+            for each in connections(self):
+                if each.name in state.losses:
+                    each.check_gradient(gradients.of(each.stored_backward_kernel))
         before = gradients.present()
         for term in state.deferred:
             value, before = self._add_deferred(gradients, term, before)
@@ -628,6 +651,7 @@ class AlignedModel(InterceptedModel):
             total = self.optimizer.scale_loss(value / replicas())
         with tf.control_dependencies(before):
             found = tape.gradient(total, term.kernels)
+        term.connection.check_gradient(found["backward"])
         variables = {"backward": term.connection.stored_backward_kernel, "forward": term.connection.kernel}
         for name, gradient in found.items():
             gradients.add_of_r(variables[name], gradient)

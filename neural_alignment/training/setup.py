@@ -17,6 +17,7 @@ from neural_alignment.errors import ArgumentError, ConfigError, InputError, Wron
 from neural_alignment.keras_internals import all_layers, fresh_names, functional, has_graph
 from neural_alignment.losses import LossOptions, mean_over_examples
 from neural_alignment.optimization import Clock
+from neural_alignment.registry import misfit
 from neural_alignment.training import memory
 from neural_alignment.training.graphs import run_seed, set_random_seed
 from neural_alignment.training.loading import check_finite, check_network, check_task, load_model
@@ -30,7 +31,7 @@ def load_data(config: Config) -> data.Dataset:
     Raises:
         DataError: if the data cannot be read.
     """
-    return config.data.load(batching(config))
+    return config.data.loaded(batching(config))
 
 
 def load_test_data(config: Config, split: str, dataset: data.Dataset) -> data.Dataset:
@@ -46,7 +47,7 @@ def load_test_data(config: Config, split: str, dataset: data.Dataset) -> data.Da
     Raises:
         DataError: if the data cannot be read.
     """
-    test = config.data.for_test(split, config.batch_size).load(batching(config))
+    test = config.data.for_test(split, config.batch_size).loaded(batching(config))
     dataset.damage.include(test.damage)
     return test
 
@@ -268,7 +269,7 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
     """
     _check_delay(config, steps_per_epoch)
     with _precision(config.runtime.precision):
-        loss, metrics = config.loss.make(classes, config.batch_size, config.seed)
+        loss, metrics = _loss_and_metrics(config, classes)
         _check_criterion(config.loss, metrics)
         check_task(config.loss.kind, loss, metrics)
         with _reported("optimization", type(config.optimization).model_fields):
@@ -280,6 +281,27 @@ def compile_model(model: AlignedModel, config: Config, classes: int, steps_per_e
                 jit_compile=config.runtime.jit_compile,
                 steps_per_execution=config.runtime.steps_per_execution,
             )
+
+
+def _loss_and_metrics(config: Config, classes: int) -> tuple[Any, Sequence[Any]]:
+    """Returns the result of `make` of the loss, which may be that of a user.
+
+    Raises:
+        ConfigError: if its arguments or its result are wrong.
+    """
+    options = config.loss
+    is_defined = type(options).make is not LossOptions.make
+    problem = misfit(options.make if is_defined else None, ["classes", "batch_size", "seed"])
+    if not problem:
+        made = options.make(classes, config.batch_size, config.seed)
+        if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[1], tuple | list):
+            return made
+        problem = f"it returns {type(made).__name__}"
+    requirement = (
+        "must be a loss whose `make(classes, batch_size, seed)` returns a pair, the loss and a list of metrics "
+        f"({problem})"
+    )
+    raise ConfigError(WrongValue("loss.kind", requirement, options.kind))
 
 
 def _check_delay(config: Config, steps_per_epoch: int) -> None:

@@ -15,7 +15,9 @@ from typing import Literal
 
 import helpers
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from processes import Command
 
 from neural_alignment import alignments, layers, losses
@@ -45,6 +47,23 @@ def test_every_primitive_has_a_row_in_the_test_table():
     missing = found - set(helpers.PRIMITIVES) - {"angle"}
     assert not missing, f"add a row to PRIMITIVES in tests/helpers.py for {', '.join(sorted(missing))}"
     assert set(helpers.PRIMITIVES) <= found
+
+
+def test_a_rule_without_a_method_is_refused():
+    """A method `call`, as in a layer of Keras, is a likely slip."""
+
+    class Slipped(TrainedAlignment):
+        rule: Literal["slipped"] = "slipped"
+
+        def call(self, view):
+            return tf.reduce_sum(view.backward_kernel)
+
+    before, message = dict(RULES), r"^Slipped must define `__call__\(self, view\)`, which returns R_l\. Received"
+    with pytest.raises(ValueError, match=message):
+        register(Slipped)
+    assert dict(RULES) == before
+    with pytest.raises(NotImplementedError, match=message.removeprefix("^")):
+        layers.Dense(2, alignment=Slipped())(np.ones((4, 3), np.float32), training=True)
 
 
 def test_every_rule_can_be_imported_from_the_package():
@@ -83,7 +102,7 @@ def test_a_class_that_is_defined_again_replaces_the_previous_one(monkeypatch):
     monkeypatch.setitem(RULES, "my_rule", None)
     monkeypatch.delitem(RULES, "my_rule")
     for _ in range(2):
-        rule = register(redefined(TrainedAlignment, "MyRule", "my_rule"))
+        rule = register(redefined(Symmetric, "MyRule", "my_rule"))
         assert RULES["my_rule"] is rule
         assert keras.saving.get_registered_object("neural_alignment>MyRule") is rule
     monkeypatch.delitem(keras.saving.get_custom_objects(), "neural_alignment>MyRule")

@@ -1,7 +1,6 @@
 """Weights that change over training, against closed forms in NumPy."""
 
 import numpy as np
-import pydantic
 import pytest
 import tensorflow as tf
 from helpers import DENSE, assert_close, assert_differs, reference_regulariser
@@ -93,7 +92,7 @@ def test_a_scheduled_weight_acts_in_r_at_the_step_of_the_view(rng, dtype):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"kind": "constant", "value": 1.0, "start": 5, "stop": 5}, "`stop` must be after `start`"),
+        ({"kind": "constant", "value": 1.0, "start": 5, "stop": 5}, "`self_.stop` must be after `start`"),
         ({"kind": "constant", "value": -1.0}, "greater than or equal to 0"),
         ({"kind": "linear", "value": 1.0}, "rate"),
         ({"kind": "linear", "value": 1.0, "rate": 1.0, "cycle": 0.0}, "greater than 0"),
@@ -102,5 +101,5 @@ def test_a_scheduled_weight_acts_in_r_at_the_step_of_the_view(rng, dtype):
     ],
 )
 def test_an_impossible_schedule_is_an_error(entries, message):
-    with pytest.raises((ValueError, pydantic.ValidationError), match=message):
+    with pytest.raises(ValueError, match=message):
         Symmetric(self_=entries, decay=1.0)

@@ -272,6 +272,54 @@ def test_labels_in_memory_out_of_range(label):
         pipeline.InMemory(pipeline.Batching(2, 0), pipeline.Examples(images, labels), good, classes=10)
 
 
+FLOATS = np.linspace(0.0, 1.0, 5 * 2 * 3).reshape(5, 2, 3, 1)
+NUMBERS = np.arange(5)
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (FLOATS, NUMBERS[:4], "labels must be integers, one for each of the {} images, (5,); found shape (4,)"),
+        (FLOATS[:4], NUMBERS, "labels must be integers, one for each of the {} images, (4,); found shape (5,)"),
+        (FLOATS, NUMBERS + 0.6, "labels must be integers, one for each of the {} images, (5,); found shape (5,) of"),
+        (FLOATS, np.eye(5, dtype=int), "one for each of the {} images, (5,); found shape (5, 5)"),
+        (FLOATS.reshape(5, 6), NUMBERS, "found shape (5, 6) of float64; feature vectors are (examples, 1, features)"),
+        (FLOATS.astype(np.int32), NUMBERS, "uint8 or float; found shape (5, 2, 3, 1) of int32"),
+        (FLOATS[..., None], NUMBERS, "found shape (5, 2, 3, 1, 1) of float64"),
+        (np.where(FLOATS > 0.9, np.nan, FLOATS), NUMBERS, "images must be finite float32 numbers; found NaN or infin"),
+        (FLOATS * 1e300, NUMBERS, "images must be finite float32 numbers; found NaN or infinity"),
+    ],
+)  # fmt: skip
+def test_wrong_arrays_in_memory(split, images, labels, message):
+    wrong, good = pipeline.Examples(images, labels), pipeline.Examples(FLOATS, NUMBERS)
+    parts = (wrong, good) if split == "training" else (good, wrong)
+    with pytest.raises(DataError, match=rf"^data: the {split} (images|labels) must be ") as raised:
+        pipeline.InMemory(pipeline.Batching(2, 0), *parts, classes=5)
+    assert message.format(split) in str(raised.value)
+
+
+def test_validation_images_in_memory_are_like_the_training_images():
+    good = pipeline.Examples(FLOATS, NUMBERS)
+    for images, found in ((FLOATS[:, :1], "(1, 3, 1) of float32"), (FLOATS.astype(np.uint8), "(2, 3, 1) of uint8")):
+        line = f"data: the validation images must be like the training images, (2, 3, 1) of float32; found {found}"
+        with pytest.raises(DataError) as raised:
+            pipeline.InMemory(pipeline.Batching(2, 0), good, pipeline.Examples(images, NUMBERS), classes=5)
+        assert str(raised.value) == line
+
+
+def test_grey_images_and_a_column_of_labels_in_memory_are_as_usual():
+    parts = pipeline.Examples(FLOATS[..., 0], NUMBERS[:, np.newaxis].astype(np.uint8))
+    dataset = pipeline.InMemory(
+        pipeline.Batching(5, 0, shuffle=False, validation_batch_size=4), parts, parts, classes=5
+    )
+    ((images, labels),) = take(dataset.train(), 1)
+    np.testing.assert_array_equal(images, FLOATS.astype(np.float32))
+    np.testing.assert_array_equal(labels, NUMBERS)
+    *_, (_, labels, real) = dataset.validation(fill=True).as_numpy_iterator()
+    np.testing.assert_array_equal([labels, real], [[4, 0, 0, 0], [1, 0, 0, 0]])
+
+
 def test_errors_of_the_model_are_not_blamed_on_the_data(build):
     dataset = build()
     assert dataset.explain(ValueError("no data")) is None

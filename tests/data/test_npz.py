@@ -237,7 +237,7 @@ def test_a_run_is_evaluated_and_resumed_after_its_file_was_moved(arrays, write, 
         ({"x_train": np.full((40, 5, 6, 3), 1e300)}, "`x_train` must be finite float32 numbers; found NaN or infinity"),
         (
             {"y_train": np.zeros(39, int)},
-            "`y_train` must be integers, one per image of `x_train`, (40,); found shape",
+            "`y_train` must be integers, one for each of `x_train`, (40,); found shape",
         ),
         ({"y_train": np.zeros(40, int)}, "`y_train` must have labels of two or more classes; found only 0"),
         ({"y_train": np.zeros(40)}, "found shape (40,) of float64"),

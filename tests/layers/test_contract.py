@@ -16,7 +16,6 @@ from helpers import (
     assert_close,
     assert_differs,
     exhaustive_unless,
-    reference_carried,
     reference_regulariser,
 )
 from layer_table import (
@@ -24,13 +23,17 @@ from layer_table import (
     TABLE,
     build,
     call,
+    carried_kernels,
     connections,
+    draw_fixed,
     expected,
     fill,
     gradients,
+    input_shape,
     make,
     native_copy,
     own_weights,
+    product_kernel,
 )
 
 from neural_alignment import layers
@@ -45,10 +48,10 @@ KINDS = ("Conv2D grouped", "GRU")
 def often(pairs):
     """Returns the pairs of a layer and a rule that `make test` tries.
 
-    Each layer has information, whose R reads every product, and in turn a rule that draws B anew or one that gives B a
-    gradient of J. Layers of `KINDS` have every rule.
+    Each layer has information, whose R reads every product, and in turn a rule that draws B anew, one that gives B a
+    gradient of J, or one with a second backward weight. Layers of `KINDS` have every rule.
     """
-    turns = dict(zip(TABLE, itertools.cycle(("brsf", "kolen_pollack"))))
+    turns = dict(zip(TABLE, itertools.cycle(("brsf", "kolen_pollack", "pfa"))))
     return {(name, rule) for name, rule in pairs if name in KINDS or rule in ("information", turns[name])}
 
 
@@ -72,16 +75,19 @@ def rule_of(name):
 
 @functools.cache
 def wanted(name, rule="feedback"):
-    """Returns W, B, inputs, upstream and the expected results of a row, for the kernel that carries a rule's error."""
+    """Returns W, B, the second backward weights, inputs, upstream and the expected results of a row with a rule.
+
+    The rule determines only the kernel that carries the error.
+    """
     rng = np.random.default_rng(sum(map(ord, name)))
     layer = build(name, alignment=Feedback())
     forward, backward = fill(layer, rng)
     x = rng.normal(size=(BATCH, *TABLE[name].inputs)) + 0.3
     upstream = rng.normal(size=call(layer, x.astype(np.float32)).shape)
-    names = {key: connection.name for key, connection in connections(layer).items()}
-    carried = {key: reference_carried(rule, w, backward[key], names[key]) for key, w in forward.items()}
+    fixed = draw_fixed(layer, rule_of(rule), rng)
+    carried = carried_kernels(name, rule_of(rule), layer, forward, backward, fixed)
     native = native_copy(name, layer)
-    return layer, forward, backward, x, upstream, expected(name, native, forward, carried, x, upstream)
+    return layer, forward, backward, fixed, x, upstream, expected(name, native, forward, carried, x, upstream)
 
 
 def alternately(pairs):
@@ -93,25 +99,28 @@ def alternately(pairs):
 @functools.cache
 def measured(name, rule):
     """Returns a layer of a row with one rule, its outputs, gradients and R in training, and the expected results."""
-    source, forward, backward, x, upstream, results = wanted(name, rule if rule in FIXED else "feedback")
+    same_as = rule if rule in (*FIXED, "pfa") else "feedback"
+    source, forward, backward, fixed, x, upstream, results = wanted(name, same_as)
     layer = build(name, alignment=rule_of(rule))
     for connection in connections(layer).values():
         connection.take_initial_kernel()
     for key, connection in connections(layer).items():
         connection.stored_backward_kernel.assign(connection.linear_map.transpose(tf.constant(backward[key])))
+        if key in fixed:
+            connection.fixed_kernel.assign(fixed[key])
     for ours, other in zip(own_weights(layer), own_weights(source), strict=True):
         ours.assign(other)
     kernels = [connection.kernel for connection in connections(layer).values()]
     kernels += [connection.stored_backward_kernel for connection in connections(layer).values()]
     with forward_pass() as state:
         found = gradients(layer, kernels, x, upstream, training=True)
-    return layer, found, state.losses, (forward, backward, x, results)
+    return layer, found, state.losses, (forward, backward, fixed, x, results)
 
 
 @functools.cache
 def through_w(name):
     """Returns the error to the inputs of the native layer: backpropagation."""
-    layer, _, _, x, upstream, _ = wanted(name)
+    layer, *_, x, upstream, _ = wanted(name)
     return gradients(native_copy(name, layer), [], x, upstream)[1]
 
 
@@ -120,7 +129,7 @@ class TestEveryRuleOnEveryLayer:
     """Each test compares with the native layer, or with NumPy."""
 
     def test_the_outputs_are_those_of_the_native_layer(self, name, rule):
-        layer, (outputs, *_), _, (_, _, x, results) = measured(name, rule)
+        layer, (outputs, *_), _, (*_, x, results) = measured(name, rule)
         assert_close(outputs, results.outputs, "float32")
         assert_close(call(layer, x.astype(np.float32), training=False), results.outputs, "float32")
 
@@ -135,16 +144,22 @@ class TestEveryRuleOnEveryLayer:
             assert_close(gradient, results.gradients[key], "float32")
 
     def test_only_tied_backward_kernels_get_a_gradient_of_the_task(self, name, rule):
-        layer, (_, _, *found), _, _ = measured(name, rule)
+        layer, (_, _, *found), _, (_, backward, fixed, *_) = measured(name, rule)
         every = connections(layer)
-        for connection, of_w, of_b in zip(every.values(), found, found[len(every) :], strict=False):
+        for (key, connection), of_w, of_b in zip(every.items(), found, found[len(every) :], strict=False):
             if rule == "kolen_pollack":
                 assert_close(of_b, connection.linear_map.transpose(of_w))
+            elif rule == "pfa":  # The gradient is the adjoint of the product with F, here at one kernel.
+                product = product_kernel(
+                    TABLE[name].maps[key], input_shape(connection), of_w.shape, backward[key], fixed[key]
+                )
+                overlap = np.vdot(connection.linear_map.transpose(of_b), backward[key])
+                assert_close(overlap, np.vdot(of_w, product), "float32")
             else:
                 assert of_b is None
 
     def test_each_connection_has_its_regulariser(self, name, rule):
-        layer, _, losses, (forward, backward, _, results) = measured(name, rule)
+        layer, _, losses, (forward, backward, *_, results) = measured(name, rule)
         names = {connection.name: key for key, connection in connections(layer).items()}
         assert set(losses) == (set(names) if rule in LEARNING else set())
         for connection, loss in losses.items():
@@ -187,7 +202,7 @@ def test_r_of_fewer_examples_is_that_of_a_smaller_batch(name, rule):
     One rule with noise, and one with the layer's projection, compiled by XLA.
     """
     options, jit_compile = NOISE if rule == "information" else {}, rule == "weight_mirror"
-    source, forward, backward, x, _, results = wanted(name)
+    source, forward, backward, _, x, _, results = wanted(name)
     maps = {connection.name: key for key, connection in connections(source).items()}
 
     def measure(count, **more):

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -32,6 +32,7 @@ from helpers import (
 
 from neural_alignment import layers
 from neural_alignment.alignments import (
+    AlignAda,
     AlignProp,
     Feedback,
     Information,
@@ -44,6 +45,7 @@ from neural_alignment.alignments import (
     from_config,
 )
 from neural_alignment.alignments.pathways import draw_noise, noise_key
+from neural_alignment.models.rnn import Recurrent
 from neural_alignment.training import AlignedModel
 from optimizers import Momentum, MultiOptimizer
 
@@ -57,6 +59,7 @@ CONFIGS = {
         "reconstruct_backward": True, "compare_reconstruction": True, "steps_per_epoch": 3, "seed": 7, "layers": "l*",
     },
     "weight_mirror noise": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM+AD+OPS"]},
+    "pfa expanded": {**RULE_CONFIGS["pfa"], "expansion": 3, "orthogonal": True},
 }  # fmt: skip
 
 
@@ -109,7 +112,8 @@ class TestContract:
             tape.watch(x)
             total = tf.reduce_sum(layer(x, training=True) * upstream)
         dx, dw, dbias = tape.gradient(total, [x, layer.kernel.value, layer.bias.value])
-        carried = reference_carried(rule, arrays["w"], arrays["b"], "layer")
+        fixed = layer.connection().fixed_kernel
+        carried = reference_carried(rule, arrays["w"], arrays["b"], "layer", fixed=fixed)
         assert_close(dx, case.linear.reconstruct(upstream, carried, arrays["x"].shape))
         assert_differs(dx, case.linear.reconstruct(upstream, arrays["w"], arrays["x"].shape), by=0.1)
         assert_close(dw, case.linear.correlate(arrays["x"], upstream, arrays["w"].shape))
@@ -280,7 +284,9 @@ def test_dense_on_rank_3_counts_the_middle_axis_as_space(float64, rng, rule):
     z = x @ arrays["w"] + arrays["bias"]
     error = upstream * (z > 0)
     assert_close(outputs, relu(z))
-    assert_close(tape.gradient(total, inputs), error @ arrays["b"].T)
+    fixed = layer.connection().fixed_kernel
+    carried = reference_carried(rule, arrays["w"], arrays["b"], "wide", fixed=fixed)
+    assert_close(tape.gradient(total, inputs), error @ carried.T)
     assert_close(tape.gradient(total, layer.kernel.value), np.einsum("nti,nto->io", x, error))
 
     def regulariser(kernel):
@@ -678,13 +684,61 @@ def test_an_r_that_is_not_a_scalar_is_refused(shape, inside):
 
 
 @pytest.mark.parametrize("function", [tf.reduce_sum, lambda b: 0.5], ids=["tensor", "number"])
-def test_an_r_that_is_a_tensor_or_a_number_trains(function):
+def test_an_r_may_be_a_tensor_or_a_number(function):
+    layer = layers.Dense(2, alignment=Returning(function=function), name="dense")
+    with forward_pass() as state:
+        layer(np.ones((4, 3), np.float32), training=True)
+    assert_close(state.losses["dense"], float(function(layer.backward_kernel)), "float32")
+
+
+class ReadingWrongly(SignalAlignment):
+    """A rule that reads signals, whose R_l is a function of the forward kernel or of a B without a gradient."""
+
+    rule: Literal["reading_wrongly"] = "reading_wrongly"
+    function: Any
+
+    def __call__(self, view):
+        return tf.reduce_mean(view.inputs) * self.function(view)
+
+
+INDEPENDENT = {
+    "a number": lambda view: 0.5,
+    "of W": lambda view: tf.reduce_sum(view.forward_kernel),
+    "behind a stop": lambda view: tf.reduce_sum(tf.stop_gradient(view.backward_kernel)),
+}
+
+
+class FromKernels(ReadingWrongly):
+    """The same without signals."""
+
+    reads_signals: ClassVar[bool] = False
+    rule: Literal["from_kernels"] = "from_kernels"
+
+    def __call__(self, view):
+        return self.function(view)
+
+
+def model_of_two(kind, rule):
+    """Returns a compiled model in which only the second layer has the rule."""
     inputs = keras.Input((3,))
-    model = AlignedModel(inputs, layers.Dense(2, alignment=Returning(function=function))(inputs))
+    first = layers.Dense(3, alignment=Symmetric(self_=0.1, decay=0.1), name="right")(inputs)
+    model = kind(inputs, layers.Dense(2, alignment=rule, name="wrong")(first))
     model.compile(MultiOptimizer([Momentum(0.1)]), "mse", jit_compile=False)
-    b = model.layers[-1].backward_kernel.numpy()
-    found = model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)), return_dict=True)
-    assert found["regulariser"] == pytest.approx(float(function(b)), rel=1e-6)
+    return model
+
+
+@pytest.mark.parametrize("update_forward", [False, True])
+@pytest.mark.parametrize("kind", [ReadingWrongly, FromKernels])
+@pytest.mark.parametrize("form", INDEPENDENT)
+def test_an_r_that_does_not_depend_on_b_is_refused(form, kind, update_forward):
+    """B would keep its initial value without a message."""
+    x, y = np.ones((4, 3)), np.ones((4, 2))
+    model = model_of_two(AlignedModel, kind(function=INDEPENDENT[form], update_forward=update_forward))
+    name = kind.model_fields["rule"].default
+    with pytest.raises(ValueError, match=rf"^R_l of rule '{name}' must depend on .* of layer 'wrong'"):
+        model.train_on_batch(x, y)
+    model.get_layer("wrong").trainable = False  # Then R_l trains nothing.
+    model.train_on_batch(x, y)
 
 
 def freeze_layer(layer):
@@ -731,7 +785,7 @@ def test_r_is_computed_only_if_it_trains_a_kernel(rng, kind, rule, freeze, compu
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("rule", ["information", "activation", "kolen_pollack"])
+@pytest.mark.parametrize("rule", ["information", "activation", "kolen_pollack", "pfa"])
 def test_mixed_precision_computes_in_half_and_keeps_r_and_the_weights_in_float32(rng, policy, rule):
     arrays = SAME.arrays(rng)
     layer = SAME.build(alignment=from_config(RULE_CONFIGS[rule]), dtype=policy, name="mixed")
@@ -792,6 +846,26 @@ def test_what_would_replace_the_kernel_is_refused_later_too(method):
     layer.build((None, 4))
     with pytest.raises(ValueError, match=f"`{method}` must not be called on an aligned layer.*'late'.*Example"):
         getattr(layer, method)("int8" if method == "quantize" else 4)
+
+
+HOLDERS = {
+    "dense": lambda rule: layers.Dense(3, alignment=rule, name="late"),
+    "attention": lambda rule: layers.MultiHeadAttention(2, 3, alignment=rule, name="late"),
+    "recurrent": lambda rule: Recurrent(3, 2, alignment=rule, name="late"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+@pytest.mark.parametrize("built", [False, True])
+def test_the_rule_of_a_layer_is_that_of_its_constructor(kind, built):
+    """A built layer has no B for another rule, and the constructor checks its arguments with the rule."""
+    for first, later in ((None, AlignAda()), (AlignAda(), None)):
+        layer = HOLDERS[kind](first)
+        if built:
+            layer.build((None, 4, 5), *([(None, 4, 5)] if kind == "attention" else []))
+        with pytest.raises(ValueError, match=r"^`alignment` must not be changed .* for layer 'late' with .*Example"):
+            layer.alignment = later
+        assert layer.alignment == first
 
 
 # Inputs that are not dense floats.
@@ -880,11 +954,12 @@ STACKS = [
     ("feedback", "seed generator", Stack),
     ("symmetric", "function", sequential),
     ("align_prop", "glorot_uniform", sequential),
+    ("pfa", "seed generator", Stack),
     ("align_prop", "glorot_uniform", Stack),
 ]
 
 
-@pytest.mark.parametrize(("rule", "initializer", "make"), exhaustive_unless(STACKS, STACKS[1:4]))
+@pytest.mark.parametrize(("rule", "initializer", "make"), exhaustive_unless(STACKS, STACKS[1:5]))
 def test_a_model_that_is_built_by_its_first_step_trains(rule, initializer, make):
     initializers = {"seed generator": INITIALIZERS["seed generator"](), "function": same_numbers}
     options = {"kernel_initializer": initializers.get(initializer, initializer)}

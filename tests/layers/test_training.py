@@ -22,7 +22,15 @@ from layer_table import TABLE, build, call, connections, expected, fill, make, n
 
 from neural_alignment import config as configuration
 from neural_alignment import layers
-from neural_alignment.alignments import AlignZero, DirectFeedback, Feedback, KolenPollack, forward_pass, from_config
+from neural_alignment.alignments import (
+    AlignZero,
+    DirectFeedback,
+    Feedback,
+    KolenPollack,
+    Symmetric,
+    forward_pass,
+    from_config,
+)
 from neural_alignment.keras_internals import all_layers
 from neural_alignment.training import AlignedModel
 from neural_alignment.training.trainer import Trainer
@@ -94,7 +102,7 @@ def test_the_network_has_every_layer():
 @pytest.mark.parametrize(
     ("rule", "rows"),
     [
-        *(pytest.param(rule, FEW, id=rule) for rule in ("information", "align_prop")),
+        *(pytest.param(rule, FEW, id=rule) for rule in ("information", "align_prop", "pfa")),
         pytest.param("sign_symmetry", FEW, id="sign_symmetry", marks=pytest.mark.exhaustive),
         pytest.param("information", ALL, id="all", marks=pytest.mark.exhaustive),
     ],
@@ -473,3 +481,56 @@ def test_a_rule_that_ties_updates_refuses_a_constraint_of_w(name, constraint):
         make(name, alignment=KolenPollack(decay=0.0), **{constraint: keras.constraints.MaxNorm(1.0)})
     build(name, alignment=Feedback(), **{constraint: keras.constraints.MaxNorm(1.0)})
     build(name, alignment=KolenPollack(decay=0.0), bias_constraint=keras.constraints.MaxNorm(1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("Dense", "kernel_regularizer"),
+        ("LSTM", "recurrent_regularizer"),
+        ("SeparableConv1D", "pointwise_regularizer"),
+        ("DepthwiseConv2D", "depthwise_regularizer"),
+        ("MultiHeadAttention", "kernel_regularizer"),
+    ],
+)
+def test_kolen_pollack_refuses_another_decay_of_w(name, argument):
+    """L2(c) has the gradient 2 c W, and R the gradient decay B."""
+    twice, equal = keras.regularizers.L2(0.1), keras.regularizers.L1L2(l2=0.05)
+    with pytest.raises(
+        ValueError,
+        match=rf"^`{argument}` must decay W by 0.1, as 'kolen_pollack' requires.* Received L2\(0.1\), which decays W "
+        rf"by 0.2, in layer '.* Example: {argument}=keras.regularizers.L2\(0.05\).$",
+    ):
+        build(name, alignment=KolenPollack(decay=0.1), **{argument: twice})
+    build(name, alignment=KolenPollack(decay=0.1), **{argument: equal})
+    build(name, alignment=Symmetric(self_=0.1, decay=0.1), **{argument: twice})
+    for rule in (KolenPollack(decay=0.0), KolenPollack(decay=0.1, update_forward=True)):
+        with pytest.raises(ValueError, match=rf"must decay W by 0, .* Example: {argument}=None.$"):
+            build(name, alignment=rule, **{argument: equal})
+
+
+SCHEDULED = {"kind": "constant", "value": 0.0123, "start": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "regularizer", "found"),
+    [
+        ({"decay": 0.0123}, None, "Received decay=0.0123 and kernel_regularizer=None in layer 'first'."),
+        ({"decay": 0.0123}, keras.regularizers.L1(0.1), "Received decay=0.0123 and kernel_regularizer=L1 in layer"),
+        ({"decay": SCHEDULED}, None, "and kernel_regularizer=None in layer 'first'"),
+        ({"decay": SCHEDULED}, keras.regularizers.L2(0.0123), "and kernel_regularizer=L2(0.0123) in layer 'first'"),
+    ],
+)
+def test_kolen_pollack_warns_once_of_a_decay_that_it_does_not_know(caplog, rule, regularizer, found):
+    for name in ("first", "second"):
+        options = {"kernel_regularizer": regularizer, "alignment": KolenPollack(**rule), "name": name}
+        layers.Dense(2, **options).build((None, 3))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert found in message
+
+
+def test_kolen_pollack_without_a_decay_of_its_own_is_no_mistake(caplog):
+    """The optimizer may decay both kernels."""
+    layers.Dense(2, alignment=KolenPollack(decay=0.0)).build((None, 3))
+    layers.Dense(2, alignment=KolenPollack(decay=0.0456, update_forward=True)).build((None, 3))
+    assert not caplog.records

@@ -78,7 +78,7 @@ def convolutions():
         yield (
             f"conv {rank} {padding} {strides} {dilations} in {groups}",
             Case(
-                ConvMap(strides, padding, dilations),
+                ConvMap(strides, padding, dilations, groups),
                 (2, *SPACE[rank], 4 if rank < 3 else 2),
                 (*TAPS[:rank], (4 if rank < 3 else 2) // groups, 6 if rank < 3 else 2),
                 explicit_maps.convolution(strides, padding, dilations),
@@ -266,6 +266,46 @@ def test_known_sizes_stay_known_in_a_graph(rng, name):
     outputs = graph.get_concrete_function().structured_outputs
     for shape, eager in zip([each.shape for each in outputs], products(case.linear_map, *arrays), strict=True):
         assert shape == eager.shape
+
+
+# Output units that are weighted sums of others, as in a kernel that is a product of two.
+
+COMBINED = [
+    *SOME,
+    *("dense", "conv 2 VALID (2, 2) (1, 1) in 1", "depthwise 2 VALID (1, 1) (1, 1)", "abde,dec->abc"),
+    *("...x,xyz->...yz", "abc,bd->acd", "abc,bcd->abd", "abc,cd->adb", "ab,bc->a"),
+]
+
+
+def mixed(outputs, weights, linear_map, rank):
+    """Returns the outputs `(batch, ...)` of hidden units, each group of which is multiplied by its weights."""
+    if isinstance(linear_map, EinsumMap):  # Its axes of outputs may be anywhere.
+        of_inputs, kernel, of_outputs = linear_map._labels(rank)
+        last = [label for label in kernel if label in of_outputs]
+        last.sort(key=lambda label: label not in of_inputs)
+        order = "".join([label for label in of_outputs if label not in last] + last)
+        outputs = np.einsum(f"{of_outputs}->{order}", outputs)
+    groups, hidden, _ = weights.shape
+    return np.einsum("pgh,gho->pgo", outputs.reshape(-1, groups, hidden), weights).ravel()
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_a_kernel_of_combined_outputs_has_the_combined_outputs(rng, name):
+    """Also in an axis of outputs that is not the last of the kernel, and in each group by itself."""
+    case = CASES[name]
+    linear_map, x = case.linear_map, rng.normal(size=case.inputs)
+    if not linear_map.output_axes:
+        assert name == "ab,bc->a"
+        return
+    groups, outputs = linear_map.units(case.kernel)
+    shape = list(case.kernel)
+    shape[linear_map.output_axes[-1]] *= 3
+    kernel, weights = rng.normal(size=shape), rng.normal(size=(groups, 3 * outputs, outputs))
+    combined = linear_map.combine_outputs(tf.constant(kernel), tf.constant(weights)).numpy()
+    assert combined.shape == case.kernel
+    identity = np.tile(np.eye(outputs), (groups, 1, 1))
+    found = mixed(case.product(x, combined), identity, linear_map, x.ndim)
+    assert_close(found, mixed(case.product(x, kernel), weights, linear_map, x.ndim))
 
 
 def gradients(linear_map, x, kernel, y, other):

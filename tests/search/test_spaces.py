@@ -218,6 +218,29 @@ def test_draws_at_the_ends_of_the_range_are_the_end_values(name):
     ]
 
 
+@pytest.mark.parametrize(
+    ("triple", "values"),
+    [
+        ([2, 8, 2], [2, 4, 6, 8]),
+        ([2, 7, 2], [2, 4, 6]),
+        ([2, 8.0, 2], [2.0, 4.0, 6.0, 8.0]),
+        ([1, 2, 0.5], [1.0, 1.5, 2.0]),
+    ],
+)
+def test_a_quantised_quantity_has_integers_if_its_three_numbers_are(triple, values):
+    kind = Space({"a": {"quantised": triple}}).sampled["a"]
+    drawn = [kind.value(draw) for draw in range(len(values) + 1)]
+    assert json.dumps(drawn) == json.dumps([*values, values[-1]])
+    assert kind.probes() == [values[0], values[-1]]
+    assert all(kind.may_draw(value) for value in values)
+    assert not kind.may_draw(values[0] + 0.1)
+
+
+def test_a_search_of_an_integer_key_in_steps_fits(plan_file):
+    plan = plans.load(plan_file("config: base.yaml\ntrials: 1\nspace: {batch_size: {quantised: [16, 64, 16]}}"))
+    plans.check(plan, plans.base_config(plan))
+
+
 def test_derived_quantities_may_come_before_their_sources():
     space = Space(
         {"d": {"product": ["$e", 3]}, "$e": {"product": [2, "a"]}, "a": {"integer": [1, 2]}, "f": {"fixed": {"g": 1}}}
@@ -290,6 +313,7 @@ BAD = {
         {"a.b.c": {"uniform": [0, 1]}, "a": {"fixed": {"d": 1}}},
         "space.a.b.c: must come after a, ",
     ),
+    "a number beyond all keys": ({"a": {"quantised": [0, 10**400, 1]}}, "space.a.quantised.1: "),
     "infinity": ({"a": {"uniform": [0, float("inf")]}}, "space.a.uniform.1: "),
     "a quantity of itself": ({"a": {"uniform": [0, 1]}, "b": {"product": ["b"]}}, "space: b depend on each other"),
     "a ring that others read": (

@@ -12,6 +12,7 @@ from helpers import (
     LEARNING,
     RULE_CONFIGS,
     TABLE_5,
+    TIED,
     ConvReference,
     DenseReference,
     assert_close,
@@ -49,14 +50,15 @@ def network(config, name="convnet", shape=SHAPE, **options):
     """Returns a model, by default a convolution with batch normalisation and a dense layer, not compiled."""
     keras.utils.set_random_seed(1)
     options = options or {"filters": [4]}
-    model = models.build(name, CLASSES, shape, from_config(config), weight_decay=1e-3, **options)
+    decay = config["decay"] if config["rule"] == "kolen_pollack" else 1e-3
+    model = models.build(name, CLASSES, shape, from_config(config), weight_decay=decay, **options)
     return AlignedModel(model.input, model.output)
 
 
 def compiled(model, config, scheduler=None, forward=None, backward=None, **options):
     """Compiles a model and builds its optimizers."""
     optimizers = [forward or Momentum(WarmupAndDrops(0.05, 2, warmup_epochs=1, drop_epochs=(2,)))]
-    if config["rule"] != "kolen_pollack":
+    if config["rule"] not in TIED:
         optimizers.append(backward or Momentum(0.01))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(MultiOptimizer(optimizers, scheduler), loss, metrics=["accuracy"], **options)
@@ -120,9 +122,9 @@ def test_every_rule_ends_under_xla_where_it_does_in_a_graph(float64, rule):
     With symmetric alignment each step after the delay has both, too. Rules of the kernels need no convolution, and
     IA has none because information has one.
     """
-    turns = rule in {*LEARNING, *COLUMNS} - {"kolen_pollack"}
+    turns = rule in {*LEARNING, *COLUMNS} - {*TIED}
     delayed = RateScheduler(1, delay_epochs=2) if rule == "symmetric" else DELAYED
-    model = {"name": "fc", "hidden": [4]} if rule in ("symmetric", "kolen_pollack", "IA") else None
+    model = {"name": "fc", "hidden": [4]} if rule in ("symmetric", *TIED, "IA") else None
     history = agree(RULES[rule], scheduler=delayed if turns else None, model=model)
     assert (history["regulariser"] != [0.0]) == (rule in {*LEARNING, *COLUMNS})
 
@@ -230,7 +232,7 @@ def keep_tensor_float_32():
 def mixed(rule, backward=None, **runtime):
     """Returns a model with `runtime.precision: mixed_bfloat16`, compiled as a run compiles it."""
     optimizers = {"forward": {"name": "momentum", "learning_rate": 0.02}}
-    tied = rule["rule"] == "kolen_pollack"
+    tied = rule["rule"] in TIED
     if rule["rule"] in LEARNING and not tied:
         optimizers["backward"] = backward or {"name": "momentum", "learning_rate": 0.01}
     plan = configuration.parse(
@@ -262,7 +264,7 @@ def record(model, x):
         with forward_pass(step=0, probe=probe) as state:
             model(x, training=True)
         total = sum(state.losses.values())
-    kernels = {name: model.get_layer(name).backward_kernel.value for name in state.losses}
+    kernels = {name: model.get_layer(name).connection().stored_backward_kernel.value for name in state.losses}
     return seen, state.losses, tape.gradient(total, kernels) if kernels else {}
 
 
@@ -273,13 +275,15 @@ def account(layer, inputs):
     if options.noise is not None:
         inputs = draw_noise(options, tf.zeros(inputs.shape), noise_key(SEED, layer.name, 0)).numpy()
     bias = None if layer.bias is None else np.array(layer.bias.numpy(), np.float64)
-    w, b = layer.kernel.numpy().astype(np.float64), linear.layout(layer.backward_kernel.numpy()).astype(np.float64)
+    w, b = (each.numpy().astype(np.float64) for each in (layer.kernel, layer.connection().stored_backward_kernel))
+    b = linear.layout(b)
     return linear, inputs.astype(np.float64), w, b, bias, relu if layer.name == "conv1" else None
 
 
 def in_bfloat16(layer, inputs):
     """Returns the gradient to B, in the layout of W, of an R that reads its signals and kernels in bfloat16."""
-    half = [tf.cast(value, tf.bfloat16) for value in (inputs, layer.kernel.value, layer.backward_kernel.value)]
+    stored = layer.connection().stored_backward_kernel
+    half = [tf.cast(value, tf.bfloat16) for value in (inputs, layer.kernel.value, stored.value)]
     bias = None if layer.bias is None else tf.cast(layer.bias.value, tf.bfloat16)
     linear_map = layer.linear_map()
     with tf.GradientTape() as tape:

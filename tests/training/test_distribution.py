@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, distance, exhaustive_unless
+from helpers import LEARNING, RULE_CONFIGS, TABLE_5, TIED, assert_close, distance, exhaustive_unless
 from helpers import RUN_ON_REPLICAS as CONFIG
 from processes import Command
 
@@ -54,7 +54,7 @@ COLUMNS = {
     },
 }
 RULES = {**RULE_CONFIGS, **COLUMNS, "backpropagation": None, **{rule: {"rule": rule} for rule in networkwise_rules()}}
-TURNS = [name for name, config in RULES.items() if config and config["rule"] in LEARNING and name != "kolen_pollack"]
+TURNS = [name for name, config in RULES.items() if config and config["rule"] in LEARNING and name not in TIED]
 """Rules whose J and R can take turns."""
 
 
@@ -74,8 +74,8 @@ def batches():
 def network(rule, synchronized=True):
     """Returns a convolution, batch normalisation and a dense layer; only the dense layer if `synchronized` is None."""
     keras.utils.set_random_seed(1)
-    l2 = keras.regularizers.L2(0.01)
-    options = {"alignment": rule, "kernel_regularizer": l2}
+    decay = rule.decay if rule is not None and rule.tie_gradient else 0.02
+    options = {"alignment": rule, "kernel_regularizer": keras.regularizers.L2(decay / 2)}
     x = inputs = keras.Input((6, 6, 2))
     if synchronized is not None:
         x = layers.Conv2D(4, 3, strides=2, alignment_activation="relu", use_bias=False, name="conv", **options)(x)
@@ -91,7 +91,7 @@ def train(replicas, config, scheduler=None, forward=None, backward=None, skip_id
         seeded = {"seed": 4} if config and "input" in config else {}
         model = network(config and from_config({**config, **seeded}), synchronized)
         optimizers = [(forward or (lambda: Momentum(0.1)))()]
-        if config is None or config["rule"] != "kolen_pollack":
+        if config is None or config["rule"] not in TIED:
             optimizers.append((backward or (lambda: keras.optimizers.Adam(0.05, epsilon=1e-8)))())
         model.compile(
             MultiOptimizer(optimizers, scheduler, skip_idle),
@@ -121,8 +121,11 @@ ELSEWHERE = ("weight_mirror", "WM", "WM+AD", "WM+AD+OPS", "information")
 """Rules of other tests: WM trains with every schedule, WM+AD+OPS unsynchronised, information in minibatches."""
 
 
-FIRST = ("kolen_pollack", "align_ada")
-"""Rules with one optimizer, and with a frozen network. Symmetric trains with clipped optimizers below."""
+FIRST = ("pfa", "align_ada")
+"""Rules with one optimizer and two backward weights, and with a frozen network.
+
+Symmetric trains with clipped optimizers below.
+"""
 
 
 @pytest.mark.parametrize("rule", exhaustive_unless([rule for rule in RULES if rule not in ELSEWHERE], FIRST))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from helpers import LEARNING, RULE_CONFIGS, TABLE_5, exhaustive_unless
+from helpers import LEARNING, RULE_CONFIGS, TABLE_5, TIED, exhaustive_unless
 from tensorflow.python.eager import context as tf_context
 
 from neural_alignment import config as configuration
@@ -34,12 +34,12 @@ CASES = {
     "operations": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM+AD+OPS"], "examples": 0.5, "every": 2},
     "update_forward": {"rule": "information", "amp": 1e-3, "decay": 1e-2, "null": 1e-3, "update_forward": True},
     "own seed": {**RULE_CONFIGS["weight_mirror"], **TABLE_5["WM"], "seed": 1},
-    "kolen_pollack": {"rule": "kolen_pollack", "decay": 1e-3},
+    **{rule: {**RULE_CONFIGS[rule], "decay": 1e-3} for rule in TIED},
     "backpropagation": None,
 }
 """Options of each rule."""
 
-TWO_OPTIMIZERS = {*LEARNING, "operations", "update_forward", "own seed"} - {"kolen_pollack"}
+TWO_OPTIMIZERS = {*LEARNING, "operations", "update_forward", "own seed"} - {*TIED}
 """The cases with an optimizer of R."""
 
 CHANGES = {

@@ -17,7 +17,7 @@ from prepared_run import PreparedRun
 from neural_alignment import config as configuration
 from neural_alignment import layers
 from neural_alignment.alignments import Feedback
-from neural_alignment.config import Runtime
+from neural_alignment.config import InitialState, Runtime
 from neural_alignment.errors import ConfigError, RunError
 from neural_alignment.optimization import OPTIMIZERS
 from neural_alignment.search.spaces import Space
@@ -184,16 +184,32 @@ def save(model, path):
     return path
 
 
+def test_a_second_backward_weight_is_taken_over_too(tmp_path):
+    """With another seed the model has drawn another one."""
+    changes = {"alignment": {"rule": "pfa", "decay": 0.1, "expansion": 2}, "weight_decay": 0.1}
+    changes["optimization"] = {"backward": None}
+    source, model = build(seed=1, **changes), build(**changes)
+    names = ["conv1/fixed_kernel", "conv1/backward_kernel", "dense/fixed_kernel", "dense/backward_kernel"]
+    before, expected = weights(model), weights(source)
+    assert not any(np.array_equal(before[name], expected[name]) for name in names)
+    load_weights(model, save(source, tmp_path / "model.keras"))
+    assert_same(weights(model), expected)
+
+
 B = r"conv1/backward_kernel of shape \(3, 3, 1, 3\)"
 MISFITS = {
     "B is missing": (BACKPROPAGATION, {}, rf"{B} is not in the source \(1 more\)"),
-    "B is too many": ({}, BACKPROPAGATION, rf"{B} is in the source and not in this run"),
+    "B is too many": ({}, BACKPROPAGATION, rf"{B} is in the source and not in this model"),
     "another shape": (
         {},
         {"model": {"filters": [4]}},
-        r"conv1/kernel has shape \(3, 3, 1, 3\) in the source and \(3, 3, 1, 4\) in this run",
+        r"conv1/kernel has shape \(3, 3, 1, 3\) in the source and \(3, 3, 1, 4\) in this model",
     ),
-    "a layer less": ({}, {"model": {"filters": [3, 3]}}, r"dense/kernel has shape .* in the source and .* in this run"),
+    "a layer less": (
+        {},
+        {"model": {"filters": [3, 3]}},
+        r"dense/kernel has shape .* in the source and .* in this model",
+    ),
 }
 
 
@@ -224,8 +240,38 @@ def test_what_does_not_fit_is_one_line_or_keeps_its_initial_value_and_is_listed(
 
 def test_a_model_that_shares_nothing_is_refused_even_where_not_all_must_fit(tmp_path):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="elsewhere")])
-    with pytest.raises(RunError, match=r"model\.keras: has no weight that fits this network"):
+    with pytest.raises(
+        RunError,
+        match=r"model\.keras: has no weight that fits this model; the model has weights such as conv1/kernel, .*, "
+        r"the source elsewhere/kernel, elsewhere/bias$",
+    ):
         load_weights(build(), save(other, tmp_path / "model.keras"), strict=False)
+
+
+def unnamed(*units):
+    """Returns a model of one layer with a name and layers without, which Keras numbers anew in each process."""
+    outputs = inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(3, name="named")(outputs) if units else inputs
+    return keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Dense(2)(outputs)))
+
+
+NUMBERED = "layers without a `name` are numbered anew in each process: give them names"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_names_that_differ_in_numbers_only_are_explained(strict, tmp_path, caplog):
+    path = save(unnamed(), tmp_path / "model.keras")
+    with pytest.raises(RunError, match=rf"has no weight that fits this model; .*; {NUMBERED}$"):
+        load_weights(unnamed(), path, strict=strict)
+    path, model = save(unnamed(3), tmp_path / "named.keras"), unnamed(3)
+    if strict:
+        with pytest.raises(RunError, match=rf"{NUMBERED}; with strict=False, variables"):
+            load_weights(model, path)
+        with pytest.raises(RunError, match=rf"{NUMBERED}; with init_from\.strict: false, variables"):
+            initial_state.load(InitialState(path=path), model)
+    else:
+        assert len(load_weights(model, path, strict=False).left) == 2 + 4
+        assert caplog.text.count(NUMBERED) == 2
 
 
 class Several(keras.layers.Layer):

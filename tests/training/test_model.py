@@ -10,7 +10,7 @@ import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differs, exhaustive_unless, two_replicas
 
 from neural_alignment import convert, layers, models
-from neural_alignment.alignments import AlignZero, Feedback, Symmetric, from_config
+from neural_alignment.alignments import AlignZero, DirectFeedback, Feedback, Symmetric, from_config
 from neural_alignment.models.rnn import Recurrent
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper, Tracing
@@ -405,8 +405,8 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
     x, y = data(6)
     ends = []
     for parts in (1, minibatches):
-        penalty = {"kernel_regularizer": keras.regularizers.L2(0.01)}
-        model = network(from_config(RULE_CONFIGS[rule]), **penalty)
+        decay = RULE_CONFIGS[rule]["decay"] if rule == "kolen_pollack" else 0.02
+        model = network(from_config(RULE_CONFIGS[rule]), kernel_regularizer=keras.regularizers.L2(decay / 2))
         start = model.get_weights()
         pair = MultiOptimizer([Momentum(0.1)]) if rule == "kolen_pollack" else optimizer()
         model.compile(pair, cross_entropy(), metrics=["accuracy"], run_eagerly=True, minibatches=parts)
@@ -894,6 +894,43 @@ def test_the_step_of_the_guide_of_keras_works():
     assert logs["loss"][0] > 0
     assert 0 <= logs["accuracy"][0] <= 1
     assert set(model.evaluate(x, y, verbose=0, return_dict=True)) == {"loss", "accuracy"}
+
+
+class Compact(AlignedModel):
+    """Has a step that calls no other one and returns all metrics."""
+
+    def train_step(self, data):
+        x, y, *_ = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        self.metrics[0].update_state(loss)
+        return self.get_metrics_result()
+
+
+def test_a_step_that_does_not_call_ours_trains_and_reports_the_sum_of_j_and_r():
+    x, y = data()
+    model = subclassed(Compact)
+    outputs = model(x, training=True)
+    regulariser = float(sum(model.losses))
+    assert regulariser > 0.1
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert list(logs) == ["loss"]
+    assert_close(logs["loss"], float(tf.reduce_mean(model.loss(y, outputs))) + regulariser, "float32")
+
+
+@pytest.mark.parametrize(
+    "rule", [DirectFeedback(), Symmetric(self_=0.3, decay=0.3, every=2)], ids=lambda rule: rule.rule
+)
+def test_the_message_to_a_step_that_does_not_call_ours_advises_the_call(rule):
+    """The model is an `AlignedModel` already."""
+    model = subclassed(Compact, rule)
+    with pytest.raises(ValueError, match=r"Example: super\(\)\.train_step\(data\) in the custom `train_step`"):
+        model.train_on_batch(*data())
+    plain = keras.Model(model.inputs, model.outputs)
+    plain.compile("sgd", cross_entropy())
+    with pytest.raises(ValueError, match=r"Example: AlignedModel\(model.inputs, model.outputs\)"):
+        plain.train_on_batch(*data())
 
 
 def test_both_metrics_are_reset_and_reported_in_each_epoch():

@@ -1,7 +1,7 @@
 """Training by every rule, step for step, against a NumPy loop that shares no line with the library.
 
-The loop has its own forward pass, backward pass, gradients of R (derived by hand), optimizers and schedules. The one
-thing it takes from the library is the noise itself, which is random.
+The loop has its own forward pass, backward pass, gradients of R (derived by hand), optimizers and schedules. It takes
+only random numbers from the library: the noise, and the fixed backward weights of `pfa`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from helpers import (
     FIXED,
+    TIED,
     ConvReference,
     DenseReference,
     assert_close,
@@ -71,6 +72,7 @@ RULES = {
         "forward_output": {"bias": True}, "backward_output": {"bias": True},
     },
     "kolen_pollack": {"rule": "kolen_pollack", "decay": L2},
+    "pfa": {"rule": "pfa", "decay": L2, "expansion": 3},
 }  # fmt: skip
 
 
@@ -95,6 +97,11 @@ class Recipe:
     steps: int = STEPS
     mistake: str = field(default="", compare=False)
 
+    @property
+    def decay(self):
+        """The weight decay of W. A rule that ties the updates of B to those of W decays W by R if it may."""
+        return 0.0 if self.config["rule"] in TIED and self.config.get("update_forward") else L2
+
 
 def data(recipe):
     """Returns the batches of every step."""
@@ -116,7 +123,7 @@ def build_model(recipe):
         last = index == len(specs) - 1
         options = {
             "activation": None if last else "relu",
-            "kernel_regularizer": keras.regularizers.L2(L2 / 2),
+            "kernel_regularizer": keras.regularizers.L2(recipe.decay / 2) if recipe.decay else None,
             "bias_regularizer": keras.regularizers.L2(L2 / 2) if last else None,
             "bias_initializer": keras.initializers.RandomNormal(0.0, 0.3, seed=index),
             "kernel_initializer": keras.initializers.RandomNormal(0.0, 0.5, seed=10 + index),
@@ -165,6 +172,12 @@ def weights_of(model):
     return [w.copy() for w in out]
 
 
+def fixed_weights(recipe):
+    """Returns F `(hidden units, outputs)` of every layer of a model with `pfa`."""
+    found = [layer for layer in build_model(recipe).layers if isinstance(layer, layers.AlignedLayer)]
+    return [layer.connection().fixed_kernel.numpy()[0] for layer in found]
+
+
 # The NumPy loop.
 
 
@@ -174,7 +187,7 @@ def regulariser_gradient(config, linear, x, w, b, bias, activation, mistake):
     path, out = config.get("input", {}), config.get("forward_output", {})
     if rule == "symmetric":
         return config["decay"] * b - config["self_"] * w
-    if rule == "kolen_pollack":
+    if rule in TIED:
         return config["decay"] * b
     activity = linear.project(x, w) + (bias if out.get("bias") else 0.0)
     if out.get("relu") and activation:
@@ -201,7 +214,7 @@ def forward_regulariser_gradient(config, linear, x, w, b, bias, activation):
     path, out = config.get("input", {}), config.get("forward_output", {})
     if rule == "symmetric":
         return config["decay"] * w - config["self_"] * b
-    if rule == "kolen_pollack":
+    if rule in TIED:
         return config["decay"] * w
     projection = linear.project(x, w) + (bias if out.get("bias") else 0.0)
     gate = (projection > 0).astype(float) if out.get("relu") and activation else np.ones_like(projection)
@@ -225,11 +238,14 @@ class NumpyNetwork:
         self.recipe = recipe
         self.specs = NETWORKS[recipe.network]
         self.w, self.bias, self.b = ([w.copy() for w in weights[start::3]] for start in range(3))
+        self.fixed = fixed_weights(recipe) if recipe.config["rule"] == "pfa" else None
 
     def carried(self, index, step):
         """Returns the kernel that the error of a layer travels through."""
         if self.recipe.mistake == "weight transport":
             return self.w[index]
+        if self.recipe.config["rule"] == "pfa":
+            return self.b[index]  # It carries the error of the hidden units.
         rule, step = self.recipe.config["rule"], 0 if self.recipe.mistake == "magnitudes drawn once" else step
         return reference_carried(rule, self.w[index], self.b[index], f"layer{index}", step, self.recipe.seed)
 
@@ -254,18 +270,23 @@ class NumpyNetwork:
             error = error.reshape(gates[index].shape) * gates[index]
             task = linear.correlate(inputs[index], error, shape)
             last = index == len(self.specs) - 1
-            d_w.insert(0, task + L2 * self.w[index])
+            d_w.insert(0, task + recipe.decay * self.w[index])
             d_bias.insert(0, error.sum(axis=tuple(range(error.ndim - 1))) + (L2 * self.bias[index] if last else 0.0))
-            tied = rule == "kolen_pollack" or recipe.mistake == "J reaches B"
             backward, forward = self._regulariser(index, inputs[index], step, first_example)
-            d_b.insert(0, backward + (task if tied else 0.0))
             d_forward.insert(0, forward)
-            error = linear.reconstruct(error, self.carried(index, step), inputs[index].shape)
+            hidden = error
+            if rule == "pfa":
+                hidden = error @ self.fixed[index].T
+                task = linear.correlate(inputs[index], hidden, self.b[index].shape)
+            tied = rule in TIED and recipe.mistake != "J does not reach B"
+            d_b.insert(0, backward + (task if tied or recipe.mistake == "J reaches B" else 0.0))
+            sent = error if recipe.mistake == "weight transport" else hidden
+            error = linear.reconstruct(sent, self.carried(index, step), inputs[index].shape)
         return d_w, d_bias, d_b, d_forward
 
     def _regulariser(self, index, x, step, first_example):
         """Returns the gradients of R_l to B and to W."""
-        config, nothing = self.recipe.config, np.zeros_like(self.b[index])
+        config, nothing = self.recipe.config, np.zeros_like(self.w[index])
         if config["rule"] in FIXED:
             return nothing, nothing
         if "noise" in config.get("input", {}):
@@ -389,7 +410,7 @@ def agree(recipe, **options):
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_trains_as_the_numpy_loop_does(rule):
     """On the network that has convolutions and a dense layer."""
-    before, after = agree(Recipe(RULES[rule], "conv", one_optimizer=rule == "kolen_pollack", steps=FEW))
+    before, after = agree(Recipe(RULES[rule], "conv", one_optimizer=rule in TIED, steps=FEW))
     moved = [distance(a, b) > 1e-3 for a, b in zip(after, before, strict=True)]
     still = rule in FIXED
     assert moved == [True, True, not still] * len(NETWORKS["conv"])
@@ -415,10 +436,10 @@ VARIANTS = {
 MOVES_FORWARD = {rule: {**config, "update_forward": True} for rule, config in RULES.items() if rule not in FIXED}
 
 
-@pytest.mark.parametrize("rule", exhaustive_unless(MOVES_FORWARD, ("information", "symmetric", "kolen_pollack")))
+@pytest.mark.parametrize("rule", exhaustive_unless(MOVES_FORWARD, ("information", "symmetric", "pfa")))
 def test_every_rule_with_update_forward_trains_as_the_numpy_loop_does(rule):
     """On the network that has convolutions and a dense layer."""
-    agree(Recipe(MOVES_FORWARD[rule], "conv", one_optimizer=rule == "kolen_pollack", steps=FEW))
+    agree(Recipe(MOVES_FORWARD[rule], "conv", one_optimizer=rule in TIED, steps=FEW))
 
 
 @pytest.mark.parametrize(
@@ -464,7 +485,7 @@ SCHEDULES = [
     # With one optimizer.
     ("kolen_pollack", "no momentum"),
     ("kolen_pollack", "warm-up and drops"),
-    ("kolen_pollack", "minibatches"),
+    ("pfa", "minibatches"),
 ]
 
 
@@ -472,7 +493,7 @@ SCHEDULES = [
     ("rule", "variant"), exhaustive_unless(SCHEDULES, [SCHEDULES[place] for place in (2, 3, 5, 6)])
 )
 def test_every_schedule_trains_as_the_numpy_loop_does(rule, variant):
-    agree(Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", **VARIANTS[variant]))
+    agree(Recipe(RULES[rule], one_optimizer=rule in TIED, **VARIANTS[variant]))
 
 
 def test_every_schedule_has_a_rule():
@@ -507,11 +528,12 @@ def weights_at_start(rule):
         ("weight_mirror", "sign of amp"), ("information", "sign of amp"), ("activation", "sign of amp"),
         ("weight_mirror", "no half"), ("information", "no half"), ("activation", "no half"),
         ("symmetric", "J reaches B"), ("weight_mirror", "J reaches B"), ("brsf", "magnitudes drawn once"),
+        ("kolen_pollack", "J does not reach B"), ("pfa", "J does not reach B"),
     ],
 )  # fmt: skip
 def test_a_plausible_mistake_is_far_outside_the_tolerance(rule, mistake):
     """The NumPy loop itself with one mistake, against the NumPy loop without."""
-    recipe, start = Recipe(RULES[rule], one_optimizer=rule == "kolen_pollack", steps=FEW), weights_at_start(rule)
+    recipe, start = Recipe(RULES[rule], one_optimizer=rule in TIED, steps=FEW), weights_at_start(rule)
     right = train_numpy(recipe, start)
     wrong = train_numpy(replace(recipe, mistake=mistake), start)
     assert max(distance(a, b) for a, b in zip(right, wrong, strict=True)) > 1e-3

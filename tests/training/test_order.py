@@ -116,7 +116,7 @@ CASES = [
     *((name, 1) for name in RULES if name not in PARTS),
     *((name, 2) for name in ("IA", "kolen_pollack", "WM, W too")),
 ]
-OFTEN = [*((name, 1) for name in ("align_prop", "brsf", "IA", "symmetric", "kolen_pollack")), ("WM, W too", 2)]
+OFTEN = [*((name, 1) for name in ("align_prop", "brsf", "IA", "symmetric", "pfa")), ("WM, W too", 2)]
 """B is W(0), B is drawn anew, R of signals, R of kernels, one optimizer, and R moves W."""
 
 

@@ -185,16 +185,21 @@ def test_optimizers_that_count_global_steps_and_loss_rates_are_resumed(tmp_path)
 
 
 TRAINING_W = {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"noise": "normal"}, "update_forward": True}
+TWO_WEIGHTS = {"rule": "pfa", "decay": 1e-3, "expansion": 2}
 
 
 @pytest.mark.parametrize(
     ("alignment", "backward"),
-    [({"rule": "brsf"}, None), (TRAINING_W, {"name": "radam", "learning_rate": 1e-2, "beta_2": 0.9})],
-    ids=["brsf", "update_forward"],
+    [
+        ({"rule": "brsf"}, None),
+        (TRAINING_W, {"name": "radam", "learning_rate": 1e-2, "beta_2": 0.9}),
+        (TWO_WEIGHTS, None),
+    ],
+    ids=["brsf", "update_forward", "pfa"],
 )
 def test_random_magnitudes_and_trained_w_are_those_of_the_whole_run(tmp_path, alignment, backward):
     changes = {"epochs": 1, "alignment": alignment, "optimization": {"backward": backward}}
-    changes["evaluation"] = {"probe_examples": 0}
+    changes |= {"evaluation": {"probe_examples": 0}, "weight_decay": 1e-3 if alignment is TWO_WEIGHTS else 0.0}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     with PreparedRun(config(**changes)).in_use():
         run.train(config(**changes), whole)

@@ -1,7 +1,9 @@
 """Programs for a TPU's compiler, without the compiler; one test compiles if it is installed."""
 
 import collections
+import contextlib
 import json
+import math
 import signal
 import subprocess
 from pathlib import Path
@@ -9,12 +11,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import assert_close, exhaustive_unless
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, InputError, Unavailable
 from neural_alignment.training import AlignedModel, distribution, setup, step_modes, tpu
+from neural_alignment.training.describe import part_of_r
 from neural_alignment.training.model import connections
 from neural_alignment.training.run import train
 from neural_alignment.training.tpu import compilation, compiler, estimate
@@ -231,6 +235,68 @@ def test_a_step_of_some_rules_leaves_out_the_others():
         program("R")
 
 
+ACTIVATION = "alignment={{rule: activation, amp: 1, sparse: 0.1, examples: {}}}"
+
+
+def sizes_of_products(module):
+    """Returns the dtype, the shape and the number of terms of each element of the products of matrices."""
+    found = []
+    for computation in module.computations:
+        known = {each.id: each.shape.dimensions for each in computation.instructions}
+        for each in computation.instructions:
+            if each.opcode == "dot" and len(each.shape.dimensions) == 2:
+                [place] = each.dot_dimension_numbers.lhs_contracting_dimensions
+                terms = known[each.operand_ids[0]][place]
+                found.append((each.shape.element_type, tuple(each.shape.dimensions), terms))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "minibatches"), [(8, 0.125, 1), (20, 0.375, 1), (32, 0.5, 2), (1, 0.25, 2)]
+)
+def test_a_count_of_examples_is_divided_among_the_cores_and_minibatches(count, fraction, minibatches):
+    """Of the 8 examples of a core each of its minibatches uses ceil(count / parts)."""
+    parts = f"optimization.minibatches={minibatches}"
+    found, expected, whole = (
+        sizes_of_products(program("J + R", ACTIVATION.format(number), parts)) for number in (count, fraction, 1.0)
+    )
+    assert found == expected
+    assert found != whole
+
+
+def test_a_model_is_traced_for_training_after_it_is_traced_for_one_of_several_cores():
+    config = small(ACTIVATION.format(16))
+    facts = setup.data_facts(config)
+    model = setup.compiled_model(config, facts, contextlib.nullcontext())
+    batch = tuple(tf.TensorSpec((64, *spec.shape), spec.dtype) for spec in facts.example_spec)
+    mode = model.step_modes.named("J + R")
+    first, _, again = (
+        sizes_of_products(hlo_pb2.HloModuleProto.FromString(model.hlo(batch, mode, cores))) for cores in (1, 8, 1)
+    )
+    assert first == again
+
+
+HLO_FLOAT32 = 11
+
+
+@pytest.mark.parametrize(("rule", "losses", "more"), [
+    ("{rule: activation, amp: 1, sparse: 0.1}", "J + R", ""),
+    ("{rule: activation, amp: 1, sparse: 0.1, examples: 0.25}", "J + R", ""),
+    ("{rule: activation, amp: 1, sparse: 0.1, examples: 16}", "J + R", ""),
+    ("{rule: weight_mirror, amp: 1, decay: 0.1}", "R", ", alternation: 1"),
+    ("{rule: weight_mirror, amp: 1, decay: 0.1}", "J", ", alternation: 1"),
+    ("{rule: symmetric, self_: 1, decay: 0.1}", "J + R", ""),
+])  # fmt: skip
+def test_the_part_of_r_is_that_of_the_float32_products_of_a_program_in_bfloat16(rule, losses, more):
+    overrides = (f"alignment={rule}", "runtime.precision=mixed_bfloat16", "model.hidden=[16, 12]")
+    operations = collections.Counter()
+    for dtype, shape, terms in sizes_of_products(program(losses, *overrides, more=more)):
+        if shape not in ((1, 1), (8, 64)):  # Sums of squares, and the error of the images, which the compiler removes.
+            operations[dtype == HLO_FLOAT32] += math.prod(shape) * terms
+    expected = operations[True] / sum(operations.values())
+    assert_close(part_of_r(small(*overrides, more=more), 8, losses), expected)
+
+
 def test_a_program_computes_random_words_in_the_form_for_tpus(monkeypatch):
     mirror = "alignment={rule: weight_mirror, amp: 1, decay: 0.1, input: {noise: normal}}"
     opcodes = [{i.opcode for c in program("J + R", mirror).computations for i in c.instructions}]
@@ -353,9 +419,13 @@ def test_a_missing_environment_is_one_line_with_the_command_that_installs_it(tmp
 def test_the_bound_is_the_larger_of_arithmetic_and_traffic():
     v3 = tpu.Slice.named("v3-8")
     compiled = tpu.Compiled(flops=615_000_000_000, bytes_accessed=900_000_000)
-    assert_close(tpu.Estimate.of(compiled, v3, "mixed_bfloat16"), [0.01, 0.002])
-    assert_close(tpu.Estimate.of(compiled, v3, "float32").seconds, 0.06)  # Six passes.
-    assert_close(tpu.Estimate.of(compiled._replace(bytes_accessed=18 * 10**9), v3, "mixed_bfloat16").seconds, 0.04)
+    assert_close(tpu.Estimate.of(compiled, v3, "mixed_bfloat16", of_r=0.0), [0.01, 0.002])
+    assert_close(tpu.Estimate.of(compiled, v3, "float32", of_r=0.0).seconds, 0.06)  # Six passes.
+    much = compiled._replace(bytes_accessed=18 * 10**9)
+    assert_close(tpu.Estimate.of(much, v3, "mixed_bfloat16", of_r=0.0).seconds, 0.04)
+    # Half of the products are R's, with six passes; in float32 all have six.
+    assert_close(tpu.Estimate.of(compiled, v3, "mixed_bfloat16", of_r=0.5).seconds, 0.035)
+    assert_close(tpu.Estimate.of(compiled, v3, "float32", of_r=0.5).seconds, 0.06)
 
 
 def test_hours_add_the_steps_of_each_loss():

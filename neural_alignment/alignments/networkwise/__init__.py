@@ -7,6 +7,7 @@ from neural_alignment.alignments.networkwise.base import (
     NetworkRule,
     TrainingBatch,
     batch_size,
+    flat_network,
     network_rule,
 )
 from neural_alignment.alignments.networkwise.frozen import Frozen
@@ -18,5 +19,6 @@ __all__ = [
     "NetworkRule",
     "TrainingBatch",
     "batch_size",
+    "flat_network",
     "network_rule",
 ]

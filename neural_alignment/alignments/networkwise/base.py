@@ -15,13 +15,14 @@ from neural_alignment.alignments.base import Alignment, LayerView
 from neural_alignment.alignments.forward_pass import side_pass
 from neural_alignment.alignments.networkwise.graph import (
     at_each_step,
+    flat_outputs,
     kernel_layers,
     names_kernel,
     output_nonlinearity,
     unwrapped,
 )
 from neural_alignment.errors import ArgumentError, Words
-from neural_alignment.keras_internals import added_losses, all_layers, keep_mask
+from neural_alignment.keras_internals import added_losses, all_layers, keep_mask, only_runs_graph
 from neural_alignment.serialization import serializable
 
 Tensor = tf.Tensor
@@ -173,9 +174,10 @@ class BoundRule:
         rule: its rule.
 
     Raises:
-        ValueError: if the model has several outputs, a layer with a kernel does not have the rule, a layer has an
-            `activity_regularizer`, the rule has a `layers` pattern, the outputs are nonlinear and the rule needs linear
-            ones, or the rule is not defined for the model.
+        ValueError: if the model has several outputs, or a nested model that has a custom `call` or is in
+            `TimeDistributed`, a layer with a kernel does not have the rule, a
+            layer has an `activity_regularizer`, the rule has a `layers` pattern, the outputs are nonlinear and the rule
+            needs linear ones, or the rule is not defined for the model.
     """
 
     def __init__(self, model: keras.Model, rule: NetworkRule):
@@ -187,6 +189,12 @@ class BoundRule:
         if rule.layers is not None:
             requirement = f"must be one rule without `layers` with {rule.rule!r}, which is a rule for a whole network"
             raise ArgumentError("alignment", requirement, Words(f"layers={rule.layers!r}"), f"{type(rule).__name__}()")
+        if nested := [layer.name for layer in model.layers if isinstance(at_each_step(layer), keras.Model)]:
+            requirement = (
+                f"{rule.rule!r} needs a network without nested models that have a custom `call` or are in "
+                "`TimeDistributed`"
+            )
+            raise ArgumentError("alignment", requirement, nested[0], "the layers of the nested model themselves")
         for layer in itertools.chain.from_iterable(map(unwrapped, kernel_layers(model))):
             if names_kernel(layer) and getattr(layer, "alignment", None) != rule:
                 other = getattr(getattr(layer, "alignment", None), "rule", "none")
@@ -270,20 +278,31 @@ def _no_gradient(rule: NetworkRule, layer: Any, found: str) -> ArgumentError:
     return ArgumentError("alignment", requirement, found, "`kernel_regularizer`")
 
 
-def network_rule(model: keras.Model) -> NetworkRule | None:
-    """Returns the rule for a whole network that is the `alignment` of a model's layers, or None.
+def flat_network(inputs: Any, outputs: Any) -> tuple[Any, Any]:
+    """Returns inputs and outputs of a network whose layers are also those of its nested models.
+
+    They are returned unchanged if there are no nested models, or no rule for a whole network, which needs this.
+
+    Args:
+        inputs: inputs of the network, a structure of symbolic tensors.
+        outputs: its outputs, a structure of symbolic tensors.
 
     Raises:
-        ValueError: if there is such a rule and the model contains a nested model.
+        ValueError: if a nested model is called with a mask, or with another structure or rank than that of its inputs.
     """
-    alignments = [getattr(layer, "alignment", None) for layer in all_layers(model)]
-    rules = [alignment for alignment in alignments if isinstance(alignment, NetworkRule)]
-    if not rules:
-        return None
-    if nested := [layer.name for layer in model.layers if isinstance(layer, keras.Model)]:
-        requirement = f"{rules[0].rule!r} needs a network without nested models"
-        raise ArgumentError("alignment", requirement, nested[0], "the layers of the nested model themselves")
-    return rules[0]
+    model = keras.Model(inputs, outputs, name="network")
+    rule = network_rule(model)
+    if rule is None or not any(map(only_runs_graph, model.operations)):
+        return inputs, outputs
+    found = flat_outputs(model, model.inputs)
+    pack = keras.tree.pack_sequence_as
+    return pack(inputs, model.inputs), pack(outputs, found)
+
+
+def network_rule(model: keras.Model) -> NetworkRule | None:
+    """Returns the rule for a whole network that is the `alignment` of a model's layers, or None."""
+    alignments = (getattr(layer, "alignment", None) for layer in all_layers(model))
+    return next((each for each in alignments if isinstance(each, NetworkRule)), None)
 
 
 def _only(structure: Any) -> Any:

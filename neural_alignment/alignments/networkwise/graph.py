@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,88 @@ import keras
 
 from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.alignments.nonlinearities import is_nonlinearity
-from neural_alignment.keras_internals import Call, calls, creator, weights_to_train
+from neural_alignment.errors import ArgumentError, Words
+from neural_alignment.keras_internals import (
+    Call,
+    calls,
+    creator,
+    functional,
+    keep_mask,
+    mask_of,
+    only_runs_graph,
+    weights_to_train,
+)
+
+
+def flat_outputs(model: keras.Model, inputs: Sequence[Any], training: bool | None = None) -> list[Any]:
+    """Calls the operations of a model again, and those of the nested models in it in place of these models.
+
+    Models with a custom method `call` are called as they are.
+
+    Args:
+        model: a functional or built Sequential model.
+        inputs: symbolic tensors.
+        training: the argument `training` with which the model is called.
+
+    Returns:
+        The outputs of the model for these inputs, symbolic tensors.
+
+    Raises:
+        ValueError: if a nested model is called with a mask, or with another structure or rank than that of its inputs.
+    """
+    values = dict(zip(map(id, functional(model).inputs), inputs, strict=True))
+    for call in calls(model):
+        operation, signature = call.operation, inspect.signature(call.operation.call)
+        args, kwargs = keras.tree.map_structure(lambda each: values.get(id(each), each), call.arguments)
+        if training is not None and "training" in signature.parameters:
+            kwargs = {**kwargs, "training": training}  # As in a call of the model, also if the layer has another value.
+        if only_runs_graph(operation):
+            _check_masks(operation.name, signature.bind(*call.arguments[0], **call.arguments[1]).arguments)
+            given = signature.bind(*args, **kwargs).arguments
+            outputs = flat_outputs(operation, _inner_inputs(operation, given["inputs"]), given.get("training"))
+        else:
+            outputs = keras.tree.flatten(operation(*args, **kwargs))
+        values.update(zip(map(id, call.outputs), outputs, strict=True))
+    return [values[id(tensor)] for tensor in functional(model).outputs]
+
+
+def _check_masks(name: str, given: dict[str, Any]) -> None:
+    """Checks that a nested model is called without masks, except those that Keras keeps with its inputs."""
+    for tensor, mask in zip(keras.tree.flatten(given["inputs"]), keras.tree.flatten(given.get("mask")), strict=False):
+        if mask is not None and mask is not mask_of(tensor):
+            raise _not_flat(name, "the argument `mask`")
+
+
+def _inner_inputs(model: keras.Model, given: Any) -> list[Any]:
+    """Returns the tensors that a nested model is called with, in the order and with the dtypes of its inputs."""
+    tensors, inner = inputs_in_order(model, given), functional(model).inputs
+    if tensors is None or [len(each.shape) for each in tensors] != [len(each.shape) for each in inner]:
+        raise _not_flat(model.name, "another structure or rank")
+    return [
+        tensor if tensor.dtype == like.dtype else keep_mask(keras.ops.cast(tensor, like.dtype), tensor)
+        for tensor, like in zip(tensors, inner, strict=True)
+    ]
+
+
+def _not_flat(name: str, found: str) -> ArgumentError:
+    """Returns the error for a call of a nested model whose layers cannot be called in its place."""
+    requirement = "nested in a network with a rule for the whole network must be called with its inputs only"
+    return ArgumentError("model", requirement, Words(f"{found} for {name!r}"), "model(tensor)")
+
+
+def inputs_in_order(model: keras.Model, given: Any) -> list[Any] | None:
+    """Returns the tensors that a model is called with, in the order of its inputs; None if they cannot be matched.
+
+    Args:
+        model: a functional or built Sequential model.
+        given: the first argument of the call.
+    """
+    model = functional(model)
+    if isinstance(given, dict) and isinstance(model.input, dict):
+        given = {key: given.get(key) for key in model.input}
+    tensors = keras.tree.flatten(given)
+    matches = len(tensors) == len(model.inputs) and all(isinstance(each, keras.KerasTensor) for each in tensors)
+    return tensors if matches else None
 
 
 def at_each_step(operation: Any) -> Any:

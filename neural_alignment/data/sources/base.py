@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from neural_alignment.data.pipeline import Batching, Dataset, Facts
-from neural_alignment.errors import ArgumentError, DataError
+from neural_alignment.errors import ArgumentError, DataError, WrongValue
 from neural_alignment.options import Options, PathText
-from neural_alignment.registry import Registry
+from neural_alignment.registry import Registry, misfit
 
 SOURCES = Registry("source")
 """Every data source by its name in a configuration."""
@@ -91,6 +91,25 @@ class SourceOptions(Options):
         """
         raise NotImplementedError
 
+    def loaded(self, batching: Batching) -> Dataset:
+        """Returns the result of `load`, which may be that of a user's source.
+
+        Args:
+            batching: batch sizes, seed, shuffling.
+
+        Raises:
+            DataError: as in `load`, or if its arguments or its result are wrong.
+        """
+        is_defined = type(self).load is not SourceOptions.load
+        problem = misfit(self.load if is_defined else None, ["batching"])
+        if not problem:
+            dataset = self.load(batching)
+            if isinstance(dataset, Dataset):
+                return dataset
+            problem = f"it returns {type(dataset).__name__}"
+        requirement = f"must be a source whose `load(batching)` returns a `Dataset`, such as `InMemory` ({problem})"
+        raise DataError(WrongValue("data.source", requirement, self.source))
+
     def facts(self, batching: Batching) -> Facts:
         """Returns shapes and counts of the data. Override this in a source that knows them without loading the data.
 
@@ -100,7 +119,7 @@ class SourceOptions(Options):
         Raises:
             DataError: if the data are missing or wrong.
         """
-        return self.load(batching)
+        return self.loaded(batching)
 
     def check_run(self, config: Any) -> None:
         """Checks that the source fits the other options of a run.

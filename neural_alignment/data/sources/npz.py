@@ -9,7 +9,16 @@ from pydantic import Field, PositiveInt, PrivateAttr
 
 from neural_alignment.data import array_files
 from neural_alignment.data.labels import replaced
-from neural_alignment.data.pipeline import Batching, Dataset, Examples, Facts, InMemory, check_labels
+from neural_alignment.data.pipeline import (
+    Batching,
+    Dataset,
+    Examples,
+    Facts,
+    InMemory,
+    check_alike,
+    check_labels,
+    checked,
+)
 from neural_alignment.data.sources.base import (
     SOURCES,
     VALIDATION_FRACTION,
@@ -153,28 +162,9 @@ def _examples(path: str, arrays: Any, split: str, like: Examples | None = None) 
         split: name of the split.
         like: the training examples, whose shape and dtype the images of another split must have.
     """
-    images, labels = (array_files.read(path, arrays, f"{name}_{split}") for name in ("x", "y"))
-    if images.ndim not in (3, 4) or 0 in images.shape or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
-        raise DataError(
-            f"{path}: `x_{split}` must be (examples, height, width, channels) or (examples, height, width), uint8 or "
-            f"float; found shape {images.shape} of {images.dtype}"
-        )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: `y_{split}` must be integers, one per image of `x_{split}`, ({len(images)},); found shape "
-            f"{labels.shape} of {labels.dtype}"
-        )
-    if images.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            images = images.astype(np.float32, copy=False)
-        if not np.isfinite(images).all():
-            raise DataError(f"{path}: `x_{split}` must be finite float32 numbers; found NaN or infinity")
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    kind = images.shape[1:], images.dtype
-    if like is not None and kind != (expected := (like.images.shape[1:], like.images.dtype)):
-        raise DataError(
-            f"{path}: `x_{split}` must have images like `x_train`, {expected[0]} of {expected[1]}; found {kind[0]} of "
-            f"{kind[1]}"
-        )
-    return Examples(images, labels.astype(np.int64))
+    names = [f"{name}_{split}" for name in ("x", "y")]
+    read = Examples(*(array_files.read(path, arrays, name) for name in names))
+    examples = checked(read, path, *(f"`{name}`" for name in names))
+    if like is not None:
+        check_alike(path, {"`x_train`": like.images, f"`x_{split}`": examples.images})
+    return examples

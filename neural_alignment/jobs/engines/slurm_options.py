@@ -136,13 +136,12 @@ def parse(options: Sequence[str]) -> SlurmOptions:
     for option in options:
         content = _read(option)
         data = yaml_files.merge(data, {**content, "setup": [*data.get("setup", []), *content.get("setup", [])]})
-        origins.insert(0, ("--slurm" if "=" in option else option, content))
+        origins.insert(0, ("--slurm " if "=" in option else f"{option}: ", content))
     try:
         return SlurmOptions.model_validate(data)
     except pydantic.ValidationError as error:
         mistake = first_mistake(error, SlurmOptions)
-        name = yaml_files.origin(origins, mistake, "--slurm")
-        raise ConfigError(mistake.line(f"{name} " if name == "--slurm" else f"{name}: ")) from None
+        raise ConfigError(yaml_files.line(origins, mistake, "--slurm ")) from None
 
 
 def _read(option: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from neural_alignment.errors import ConfigError
+from neural_alignment.errors import ConfigError, shortened
 from neural_alignment.jobs.engines.slurm_node import SECONDS, Task, run_on_node
 from neural_alignment.jobs.engines.slurm_options import SlurmOptions
 
@@ -73,7 +73,7 @@ class Cluster:
                     jobs = [executor.submit(run_on_node, dataclasses.asdict(task)) for task in tasks]
             except submitit.core.utils.FailedJobError as error:
                 lines = [line for line in str(error).splitlines() if line.startswith("sbatch: ")] or [str(error)]
-                reason = " ".join(" ".join(lines).replace("sbatch: error: ", "").split())[:300]
+                reason = shortened(" ".join(" ".join(lines).replace("sbatch: error: ", "").split()), 300)
                 raise ConfigError(f"--engine slurm: sbatch refused the jobs: {reason}") from None
         return [job.job_id for job in jobs]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from neural_alignment.errors import ConfigError, one_line
+from neural_alignment.errors import ConfigError, one_line, shortened
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
@@ -113,8 +113,8 @@ def ending_of_lost_task(error: Exception) -> Ending:
     from py4j.protocol import Py4JJavaError
 
     if isinstance(error, Py4JJavaError):
-        return Ending("failed", reason=f"its Spark task was lost: {causes[-1][:300]}")
-    return Ending("unavailable", reason=f"Spark has stopped: {causes[-1][:300]}")
+        return Ending("failed", reason=f"its Spark task was lost: {shortened(causes[-1], 300)}")
+    return Ending("unavailable", reason=f"Spark has stopped: {shortened(causes[-1], 300)}")
 
 
 def _session() -> Any:

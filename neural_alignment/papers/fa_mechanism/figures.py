@@ -294,7 +294,7 @@ GROUPS = {
 PAIRS = "part of the pairs in the bins"
 """Label of the y axis of histograms of similarities."""
 
-BINS = "Bins: from the 0.5 % to the 99.5 % quantile of the similarities of all pairs; pairs outside are not counted."
+BINS = "Bins: from the 0.5 % to the 99.5 % quantile among the first 500 examples; pairs outside are not counted."
 """Sentence below histograms of similarities."""
 
 

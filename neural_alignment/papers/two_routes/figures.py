@@ -104,7 +104,7 @@ def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
     return panel(*marks, xlabel="forward weight", **axes)
 
 
-BARS = "mean and standard error over seeds"
+BARS = "mean and standard error over seeds; without a bar: one seed or equal ones"
 """The meaning of points and bars in figures of accuracy."""
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.training import setup
+from neural_alignment.training.describe import part_of_r
 from neural_alignment.training.tpu.chips import GIB, PASSES, Slice
 from neural_alignment.training.tpu.compilation import Compiled, compile_program, interpreter
 from neural_alignment.training.tpu.program import batch_per_core, lower, turns
@@ -25,15 +26,17 @@ class Estimate(NamedTuple):
     traffic: float
 
     @classmethod
-    def of(cls, compiled: Compiled, tpu: Slice, precision: str) -> Estimate:
+    def of(cls, compiled: Compiled, tpu: Slice, precision: str, of_r: float) -> Estimate:
         """Returns the bound of a compiled step.
 
         Args:
             compiled: the result of the compilation, which succeeded.
             tpu: the TPU.
             precision: `runtime.precision` of the run.
+            of_r: part of the arithmetic that is R's, which is in float32 with any precision (`describe.part_of_r`).
         """
-        arithmetic = compiled.flops * PASSES[precision] / tpu.core.arithmetic
+        passes = (1 - of_r) * PASSES[precision] + of_r * PASSES["float32"]
+        arithmetic = compiled.flops * passes / tpu.core.arithmetic
         return cls(arithmetic, compiled.bytes_accessed / tpu.core.bandwidth)
 
     @property
@@ -75,11 +78,15 @@ def describe(config: Config, tpu: Slice) -> str:
     interpreter()  # First, because the rest takes minutes.
     examples, steps = batch_per_core(config, tpu.replicas), turns(config, setup.data_facts(config))
     compiled = {losses: compile_program(lower(config, tpu.replicas, losses), tpu.core.topology) for losses in steps}
+    bounds = {
+        losses: Estimate.of(each, tpu, config.runtime.precision, part_of_r(config, tpu.replicas, losses))
+        for losses, each in compiled.items()
+        if not each.reason
+    }
     lines = [f"TPU {tpu.name}: {examples} examples per core, {config.runtime.precision}"]
     width = max(12, *(len(f"{losses} step  ") for losses in steps))
-    lines += [f"{losses} step".ljust(width) + _line(result, tpu, config) for losses, result in compiled.items()]
-    if not any(result.reason for result in compiled.values()):
-        bounds = {losses: Estimate.of(each, tpu, config.runtime.precision) for losses, each in compiled.items()}
+    lines += [f"{losses} step".ljust(width) + _line(each, tpu, bounds.get(losses)) for losses, each in compiled.items()]
+    if bounds.keys() == compiled.keys():
         time = digits(hours(bounds, steps))
         lines.append(
             f"{'run'.ljust(width)}at least {time} h for {sum(steps.values()):,} steps, without the sum over the cores, "
@@ -88,11 +95,10 @@ def describe(config: Config, tpu: Slice) -> str:
     return "\n".join(lines)
 
 
-def _line(compiled: Compiled, tpu: Slice, config: Config) -> str:
-    """Returns the facts about one compiled step."""
-    if compiled.reason:
+def _line(compiled: Compiled, tpu: Slice, bound: Estimate | None) -> str:
+    """Returns the facts about one compiled step; `bound` is None if it does not compile."""
+    if bound is None:
         return f"does not compile: {compiled.reason}"
-    bound = Estimate.of(compiled, tpu, config.runtime.precision)
     return (
         f"compiles; {digits(compiled.memory / GIB)} of {tpu.core.memory / GIB:.0f} GiB per core, "
         f"{digits(compiled.flops / 1e9)} GFLOP, {digits(compiled.bytes_accessed / 1e9)} GB of traffic, "

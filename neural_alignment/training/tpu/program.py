@@ -63,4 +63,4 @@ def lower(config: Config, replicas: int, losses: str) -> bytes:
     model = setup.compiled_model(config, facts, contextlib.nullcontext())
     batch = tuple(tf.TensorSpec((examples, *spec.shape), spec.dtype) for spec in facts.example_spec)
     with philox.program_for_tpu():
-        return model.hlo(batch, model.step_modes.named(losses))
+        return model.hlo(batch, model.step_modes.named(losses), replicas)

@@ -10,12 +10,20 @@ from helpers import distance, exhaustive_unless
 
 from neural_alignment import config as configuration
 from neural_alignment import convert, models
-from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, Feedback, from_config, networkwise_rules
+from neural_alignment.alignments import (
+    AlignAda,
+    AlignZero,
+    DirectFeedback,
+    Feedback,
+    forward_pass,
+    from_config,
+    networkwise_rules,
+)
 from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.alignments.networkwise.graph import kernels_ahead
 from neural_alignment.errors import ConfigError
 from neural_alignment.keras_internals import calls
-from neural_alignment.layers import Conv2D, Dense
+from neural_alignment.layers import Conv2D, Dense, TimeDistributed
 from neural_alignment.training import AlignedModel, load_model, run, setup
 from neural_alignment.training.describe import describe
 from optimizers import Momentum, MultiOptimizer, Noisy
@@ -129,7 +137,7 @@ def test_combinations_without_a_meaning_are_refused_in_one_line():
         AlignedModel(recurrent.input, recurrent.output)
     with pytest.raises(ValueError, match="`alignment` of a recurrent layer"):
         models.rnn(3, 2, (4, 1), alignment=Feedback())
-    with pytest.raises(ValueError, match=r"`alignment` of a recurrent layer must be a rule .* Received \[AlignAda"):
+    with pytest.raises(ValueError, match=r"`alignment` must be a rule of .* Received \[AlignAda"):
         models.rnn(3, 2, (4, 1), alignment=[AlignAda()])
     with pytest.raises(
         ValueError, match=r"`alignment` must be a rule, a list of rules, or None\. Received 'align_ada'"
@@ -552,3 +560,149 @@ def test_outputs_of_nonlinearities_are_computed_again_in_the_backward_pass(rule)
     read += [each.inputs[1].op for each in operations if each.type == "ReluGrad"]
     assert len(read) > 3
     assert all(each.control_inputs for each in read)  # They wait for the error.
+
+
+# Nested models.
+
+
+def nested_network(rule, nested):
+    """Returns a network with four nested models, of which one is called twice; or the same layers without them."""
+    sizes = {"shared": 48, "narrow": 7, "last": 3}
+    dense = {name: Dense(units, alignment=rule, name=name) for name, units in sizes.items()}
+    others = [Conv2D(3, 3, alignment=rule, name="conv"), keras.layers.BatchNormalization(name="norm"),
+              keras.layers.ReLU(name="gate"), keras.layers.Flatten(name="flat")]  # fmt: skip
+    tanh, add = keras.layers.Activation("tanh", name="tanh"), keras.layers.Add(name="add")
+
+    def part(shape, function):
+        if not nested:
+            return function
+        inputs = keras.Input(shape)
+        return keras.Model(inputs, function(inputs))
+
+    def first(x):
+        for layer in others:
+            x = layer(x)
+        return x
+
+    stem = keras.Sequential([keras.Input((6, 6, 2)), *others]) if nested else first
+    block = part((48,), lambda x: add([x, tanh(dense["shared"](x))]))
+    inner = part((48,), lambda x: keras.ops.relu(dense["narrow"](x)))
+    outer = part((48,), lambda x: inner(block(x)))
+    images = keras.Input((6, 6, 2), name="images")
+    return AlignedModel(images, dense["last"](outer(block(stem(images)))))
+
+
+def moved(model, steps):
+    """Returns the weights of each layer after some steps."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 6, 6, 2)).astype(np.float32), rng.integers(0, 3, 8)
+    for _ in range(steps):
+        model.train_on_batch(x, y)
+    return {layer.name: layer.get_weights() for layer in model.layers}
+
+
+def assert_same_weights(first, second):
+    assert list(first) == list(second)
+    for name, weights in first.items():
+        for one, other in zip(weights, second[name], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", exhaustive_unless(networkwise_rules(), ("align_ada", "dfa")))
+def test_a_network_with_nested_models_learns_as_without_them_and_is_loaded(rule, tmp_path):
+    rule = from_config({"rule": rule})
+    flat, nested = nested_network(rule, nested=False), nested_network(rule, nested=True)
+    assert not any(isinstance(layer, keras.Model) for layer in nested.layers)
+    start = {layer.name: layer.get_weights() for layer in flat.layers}
+    for model in (flat, nested):
+        for layer in model.layers:
+            layer.set_weights(start[layer.name])
+        model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    after = moved(nested, 2)
+    assert_same_weights(after, moved(flat, 2))
+    trained = [name for name, weights in after.items() if any(map(distance, weights, start[name]))]
+    assert "last" in trained
+    assert ("shared" in trained) == (rule.rule != "last_layer")
+    nested.save(tmp_path / "model.keras")
+    assert_same_weights(moved(load_model(tmp_path / "model.keras"), 1), moved(nested, 1))
+
+
+def nested_in(shape, layers, call=lambda model, x: model(x)):
+    """Returns the layers of a network that calls a nested model, its nested model and its outputs."""
+    inputs, model = keras.Input(shape), keras.Sequential([keras.Input(shape), *layers], name="inner")
+    return inputs, model, Dense(2, alignment=DirectFeedback(), name="last")(call(model, inputs))
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'inner' .* was passed an input with a mask")
+def test_a_nested_model_reads_masks_and_is_called_in_its_mode():
+    def masked(model, x):
+        return model(keras.layers.Masking(name="mask")(x))
+
+    x = np.random.default_rng(0).normal(size=(4, 5, 4)).astype(np.float32)
+    x[:, 3:] = 0
+    inputs, inner, outputs = nested_in((5, 4), [keras.layers.GlobalAveragePooling1D(name="mean")], masked)
+    model = AlignedModel(inputs, outputs)
+    np.testing.assert_allclose(model(x), keras.Model(inputs, outputs)(x), rtol=1e-5)
+    assert distance(model(x).numpy(), model.get_layer("last")(inner(x)).numpy()) > 0.01  # Without the mask.
+
+    dropout = [keras.layers.Dropout(0.5), keras.layers.Flatten()]
+    for training, differ in ((True, True), (None, False)):
+        inputs, _, outputs = nested_in((5, 4), dropout, lambda model, x, mode=training: model(x, training=mode))
+        model = AlignedModel(inputs, outputs)
+        with forward_pass():
+            assert (distance(model(x).numpy(), model(x).numpy()) > 0.01) == differ
+
+
+def test_inputs_in_a_dictionary_and_of_another_dtype_reach_the_layers_of_a_nested_model():
+    one, two = keras.Input((4,), name="one"), keras.Input((3,), name="two")
+    hidden = Dense(4, alignment=DirectFeedback(), name="hidden")(two)
+    inner = keras.Model({"two": two, "one": one}, keras.layers.Concatenate(name="both")([one, hidden]))
+    inputs = keras.Input((4,)), keras.Input((3,), dtype="int32")
+    outputs = Dense(2, alignment=DirectFeedback())(inner({"one": inputs[0], "two": inputs[1]}))
+    model = AlignedModel(inputs, outputs)
+    assert "hidden" in [layer.name for layer in model.layers]
+    x = [np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32), np.arange(6).reshape(2, 3)]
+    np.testing.assert_allclose(model(x), keras.Model(inputs, outputs)(x), rtol=1e-6)
+
+
+class Doubling(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training, mask)
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'inner' .* was passed an input with a mask")
+def test_nested_models_that_are_not_supported_are_refused_in_one_line():
+    hidden = Dense(4, alignment=DirectFeedback(), name="hidden")
+
+    def custom(model, x):
+        return Doubling(model.layers, name="custom")(x)
+
+    def at_each_step(model, x):
+        return TimeDistributed(model, name="steps")(keras.ops.stack([x, x], axis=1))
+
+    def twins(model, x):
+        return model(x) + keras.models.clone_model(model)(x)
+
+    for layers, call, message in (
+        ([hidden], custom, r"custom `call` .* Received 'custom'"),
+        ([hidden], at_each_step, r"`TimeDistributed`\. Received 'steps'"),
+        ([keras.layers.Flatten()], lambda model, x: model(x[..., 0]), "another structure or rank for 'inner'"),
+        ([hidden], lambda model, x: model(x, mask=x[..., 0] > 0), "Received the argument `mask` for 'inner'"),
+        ([hidden], twins, "The name .* is used 2 times in the model"),
+    ):
+        inputs, _, outputs = nested_in((3, 1), layers, call)
+        with pytest.raises(ValueError, match=message) as raised:
+            AlignedModel(inputs, outputs)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rule", networkwise_rules())
+def test_a_network_of_keras_with_nested_models_can_be_trained(rule):
+    model = models.application("ConvNeXtTiny", 3, (32, 32, 3), alignment=from_config({"rule": rule}))
+    aligned = AlignedModel(model.inputs, model.outputs)
+    assert not any(isinstance(layer, keras.Model) for layer in aligned.layers)
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(aligned(x), model(x), rtol=1e-5, atol=1e-6)
+    aligned.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert np.isfinite(aligned.train_on_batch(x, np.zeros(2))).all()

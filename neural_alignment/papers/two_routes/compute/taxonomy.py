@@ -137,7 +137,7 @@ def _carries_forward(rule: type[Alignment]) -> bool:
     """Whether the error is sent backward through a function of W."""
     probe = Probe()
     instance = rule(**{name: 1.0 for name, option in rule.model_fields.items() if option.is_required()})
-    kernels = [KernelView(forward, probe.backward) for forward in (probe.forward, -probe.forward)]
+    kernels = [KernelView(DenseMap(), forward, probe.backward) for forward in (probe.forward, -probe.forward)]
     carried = [instance.carried_kernel(each) for each in kernels]
     return bool(tf.reduce_any(carried[0] != carried[1]))
 
