@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,15 @@ class Samples:
         folder: folder of the two files. It is created if it does not exist.
         name: name of the files.
         facts: conditions under which samples are comparable. Default: read the existing samples.
+        occasion: further facts of the samples that will be added, such as the date.
     """
 
     COLUMNS = ("case", "round", "contender", "quantity", "value")
 
-    def __init__(self, folder: Path, name: str, facts: Mapping[str, Any] | None = None):
+    def __init__(
+        self, folder: Path, name: str, facts: Mapping[str, Any] | None = None, occasion: Mapping[str, Any] | None = None
+    ):
+        self._occasion = dict(occasion or {})
         self.path = folder / f"{name}.csv"
         self._facts_path = folder / f"{name}.json"
         self.facts = self._stored_facts()
@@ -164,7 +169,9 @@ class Samples:
 
     def add(self, case: str, measured: Mapping[str, Mapping[str, float]]) -> None:
         """Adds a round of `case`: the value of each quantity by contender."""
-        if self._replaces:
+        stale = self._replaces or any(self.facts.get(name) != value for name, value in self._occasion.items())
+        self.facts.update(self._occasion)
+        if stale:
             self._replaces = False
             self._write()
         number = self.rounds(case)
@@ -272,6 +279,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def facts(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the conditions of a measurement: machine, versions, sizes, and a digest of the source code."""
     return {"machine": machine(), "versions": versions(), "sizes": dict(sizes), "source": source_digest()}
+
+
+def occasion(load: float) -> dict[str, Any]:
+    """Returns the date of a measurement (UTC) and the load of the machine before it."""
+    return {"date": datetime.now(UTC).date().isoformat(), "load": round(load, 2)}
 
 
 def machine() -> dict[str, Any]:

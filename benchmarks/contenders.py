@@ -114,12 +114,18 @@ def baseline(build: Build) -> keras.Model:
     return _compiled(keras.models.clone_model(build(None), clone_function=_native))
 
 
-def plain(build: Build) -> keras.Model | None:
-    """Returns the network in Keras, with Keras' own batch normalisation; None if it is the same as `baseline`."""
+def plain(build: Build, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model | None:
+    """Returns the network in Keras, with Keras' own batch normalisation; None if it is the same as `baseline`.
+
+    Args:
+        build: makes the network.
+        optimizer: its optimizer. Default: `sgd()`.
+    """
     model = build(None)
     if not any(isinstance(layer, tuple(_PLAIN_NORMS)) for layer in model.layers):
         return None
-    return _compiled(keras.models.clone_model(model, clone_function=lambda layer: _plain_norm(_native(layer))))
+    copy = keras.models.clone_model(model, clone_function=lambda layer: _plain_norm(_native(layer)))
+    return _compiled(copy, optimizer)
 
 
 def backpropagation(build: Build) -> dict[str, keras.Model]:
@@ -128,8 +134,8 @@ def backpropagation(build: Build) -> dict[str, keras.Model]:
     return {name: model for name, model in models.items() if model is not None}
 
 
-def _compiled(model: keras.Model) -> keras.Model:
-    model.compile(sgd(), loss(), jit_compile=False)
+def _compiled(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
+    model.compile(optimizer or sgd(), loss(), jit_compile=False)
     return model
 
 

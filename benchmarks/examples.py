@@ -6,8 +6,8 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Benchmark, Check, Report, Samples, middle, table
-from benchmarks.step_time import BASELINE, CONVNET, RESNET18, network
+from benchmarks.common import BASELINE, PLAIN, Benchmark, Check, Report, Samples, middle, table
+from benchmarks.step_time import CONVNET, RESNET18, network
 
 if TYPE_CHECKING:
     from neural_alignment.alignments import Alignment
@@ -57,7 +57,7 @@ def _steps(size: dict[str, Any]) -> dict[str, Any]:
 
     build = functools.partial(network, size=size)
     batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
-    steps = {BASELINE: contenders.stepper(contenders.baseline(build), batch)}
+    steps = {name: contenders.stepper(model, batch) for name, model in contenders.backpropagation(build).items()}
     for name, rule in rules().items():
         for fraction in FRACTIONS:
             part = rule if fraction == 1 else rule.model_copy(update={"examples": fraction})
@@ -73,6 +73,9 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     texts, checks = [], []
     for case, size in sizes.items():
         costs, rows = layer_costs(network(None, size)), []
+        for name in samples.measured(case, [PLAIN]):
+            median, low, high = middle(samples.ratios(case, name, BASELINE))
+            rows.append([name, None, median, f"{low:.2f} to {high:.2f}", None, None, None])
         for name, rule in rules().items():
             for fraction in FRACTIONS:
                 used = math.ceil(fraction * size["batch"])
@@ -88,7 +91,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
             "is normal.\n\n"
         )
         header = ["rule", "examples of R", "step time over backpropagation", "quartiles", "floor", "over the floor"]
-        texts.append(intro + table([*header, "limit"], rows))
+        texts.append(intro + table([*header, "limit"], rows) + samples.note_of_missing([case], [PLAIN]))
     return Report("\n\n".join(texts), checks)
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import Benchmark, Check, Report, Samples, interleave, middle, table
+from benchmarks.common import PLAIN, Benchmark, Check, Report, Samples, interleave, middle, table
 from benchmarks.step_time import CONVNET, RESNET18, network
 
 BASELINE = "adam"
@@ -45,15 +45,19 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
 
 
 def _steps(size: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stepper for each contender: symmetric alignment with the same kind of optimizer for W and B."""
+    """Returns a stepper for each contender: symmetric alignment with the same kind of optimizer for W and B.
+
+    Plain Keras is backpropagation with Keras' Adam.
+    """
+    import keras
+
     from benchmarks import contenders
 
     batch = contenders.batch_of((size["batch"], size["image"], size["image"], 3))
     build, rule = functools.partial(network, size=size), contenders.RULES["symmetric"].rule
-    return {
-        name: contenders.stepper(contenders.aligned(build, rule, optimizers=[make(), make()]), batch)
-        for name, make in optimizers().items()
-    }
+    models = {name: contenders.aligned(build, rule, optimizers=[make(), make()]) for name, make in optimizers().items()}
+    models[PLAIN] = contenders.plain(build, keras.optimizers.Adam(1e-3))
+    return {name: contenders.stepper(model, batch) for name, model in models.items() if model is not None}
 
 
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
@@ -61,20 +65,21 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     texts, checks = [], []
     for case, size in sizes.items():
         rows = []
-        for name in optimizers():
+        for name in (*samples.measured(case, [PLAIN]), *optimizers()):
             median, low, high = middle(samples.ratios(case, name, BASELINE))
             cpu = middle(samples.ratios(case, name, BASELINE, "CPU seconds"))[0]
-            limit = None if name == BASELINE else LIMIT
+            limit = None if name in (BASELINE, PLAIN) else LIMIT
             rows.append([name, median, f"{low:.2f} to {high:.2f}", cpu, limit])
             if limit is not None:
                 checks.append(Check(f"step time, {case}, {name}", median, limit))
         seconds = middle(samples.values(case, BASELINE))[0]
         intro = (
             f"**{case}**, batch {size['batch']}, {samples.rounds(case)} rounds; symmetric alignment with the same "
-            f"kind of optimizer for W and B. With Adam a step takes {seconds:.3f} s.\n\n"
+            f"kind of optimizer for W and B. With Adam a step takes {seconds:.3f} s. Plain Keras is backpropagation "
+            "with Keras' Adam.\n\n"
         )
         header = ["optimizer", "step time over Adam's", "quartiles", "in CPU time", "limit"]
-        texts.append(intro + table(header, rows))
+        texts.append(intro + table(header, rows) + samples.note_of_missing([case], [PLAIN]))
     return Report("\n\n".join(texts), checks)
 
 

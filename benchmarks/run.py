@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import RESULTS, ROOT, Benchmark, Check, Report, Samples, UnavailableError, facts
+from benchmarks.common import RESULTS, ROOT, Benchmark, Check, Report, Samples, UnavailableError, facts, occasion
 from neural_alignment.errors import nearest
 from neural_alignment.papers.pages import replace_table
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     results = options.results or (SMALL_RESULTS if options.small else RESULTS)
     if options.measure:
-        return _measure(load(options.measure), results, options.small)
+        return _measure(load(options.measure), results, options.small, options.load)
     names = options.benchmarks or list(NAMES)
     failed = [] if options.report_only else _measure_all(names, results, options.small)
     reports = {name: _report(load(name), results, options.small) for name in NAMES}
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, metavar="DIR", help="folder of the raw samples; RESULTS.md is written beside it"
     )
     parser.add_argument("--measure", choices=NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--load", type=float, default=0.0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -81,12 +82,14 @@ def _measure_all(names: Sequence[str], results: Path, small: bool) -> list[str]:
     """Runs one benchmark after the other and returns those that failed."""
     minutes = {name: load(name).minutes for name in names}
     failed = []
+    busy = os.getloadavg()[0]  # Of the last minute: later values contain the benchmarks.
     for position, name in enumerate(names):
         if not small:  # Estimates for two idle cores, without the samples that exist already.
             left = sum(minutes[other] for other in names[position:])
             print(f"{name}: about {minutes[name]:g} min; about {left:g} min left in total")
         sys.stdout.flush()
         command = [sys.executable, "-m", "benchmarks.run", "--measure", name, "--results", str(results.resolve())]
+        command += ["--load", str(busy)]
         # oneDNN is enabled on every processor, as in the command line.
         environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1", **os.environ}
         if subprocess.run([*command, *(["--small"] if small else [])], cwd=ROOT, env=environment).returncode:
@@ -94,10 +97,10 @@ def _measure_all(names: Sequence[str], results: Path, small: bool) -> list[str]:
     return failed
 
 
-def _measure(benchmark: Benchmark, results: Path, small: bool) -> int:
+def _measure(benchmark: Benchmark, results: Path, small: bool, busy: float) -> int:
     """Runs one benchmark in this process. If it is unavailable, stores the reason, unless there are earlier samples."""
     sizes = benchmark.small if small else benchmark.full
-    samples = Samples(results, benchmark.name, facts(sizes))
+    samples = Samples(results, benchmark.name, facts(sizes), occasion(busy))
     samples.note(missing=None)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # Hides warnings about many models in one process.
     try:
@@ -151,13 +154,16 @@ def step_times(reports: dict[str, Report]) -> list[str]:
 
 
 def _conditions(samples: Samples) -> list[str]:
-    """Returns a line with the machine and the versions used for the samples."""
+    """Returns a line with the machine, the versions, and the date of the last sample if it is known."""
     if not samples.facts or not samples.path.exists():
         return []
     machine = samples.facts["machine"]
     versions = ", ".join(f"{package} {version}" for package, version in samples.facts["versions"].items())
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
-    return [f"{where}; {versions}; source {samples.facts['source']}.", ""]
+    parts = [where, versions, f"source {samples.facts['source']}"]
+    if "date" in samples.facts:  # Earlier samples have none.
+        parts.append(f"{samples.facts['date']}, load {samples.facts['load']:g} before the start")
+    return [f"{'; '.join(parts)}.", ""]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Memory, time of a step, file descriptors and threads over the steps of a long run, which must not grow.
 
-Each contender is a run of `training.run.train` in a separate process, with evaluations and checkpoints. The values are
-read at each evaluation.
+Each contender is a run of `training.run.train` in a separate process, with evaluations and checkpoints. Plain Keras is
+a `fit` of the same network with the same data. The values are read at each evaluation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.common import (
     BASELINE,
+    PLAIN,
     ROOT,
     Benchmark,
     Check,
@@ -35,10 +36,10 @@ WEIGHTS = {
     "weight_mirror": {"amp": 1e-3, "decay": 1e-3, "input": {"noise": "normal", "stddev": 0.5}},
 }
 """Options of the rules that require some."""
-RULES = (BASELINE, "symmetric", "weight_mirror", "brsf", "align_ada")
+RULES = (PLAIN, BASELINE, "symmetric", "weight_mirror", "brsf", "align_ada")
 TRAINED_B = ("symmetric", "weight_mirror")
 FULL = {rule: {"epochs": 116, "every_epochs": 4} for rule in RULES}
-SMALL = {"symmetric": {"epochs": 4, "every_epochs": 1}}
+SMALL = {name: {"epochs": 4, "every_epochs": 1} for name in (PLAIN, "symmetric")}
 SLOWER = 1.10
 """Limit on the time of a step in the last third of the run, relative to the second third."""
 MORE_MEMORY = 1.02
@@ -130,6 +131,43 @@ def run(rule: str, size: dict[str, Any]) -> dict[str, dict[str, float]]:
     return watch.found
 
 
+def fit(size: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Trains the network of the configuration in plain Keras in this process and returns its resources by step."""
+    import keras
+    from sklearn.datasets import load_digits
+
+    from benchmarks import contenders
+    from neural_alignment import config as configuration
+    from neural_alignment import models
+
+    config, watch = configuration.load(CONFIG), Watch()
+    images, labels = load_digits(return_X_y=True)
+    images, held_out = images.reshape(-1, 8, 8, 1) / 16, len(images) // 5
+    model = contenders.plain(lambda rule: models.convnet(config.model.filters, 10, images.shape[1:], rule))
+
+    class Watched(keras.callbacks.Callback):
+        """Passes steps and evaluations on."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            watch.advance(1)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if (epoch + 1) % size["every_epochs"] == 0:
+                watch({"step": int(model.optimizer.iterations)})
+
+    model.fit(
+        images[held_out:],
+        labels[held_out:],
+        batch_size=config.batch_size,
+        epochs=size["epochs"],
+        validation_data=(images[:held_out], labels[:held_out]),
+        validation_freq=size["every_epochs"],
+        callbacks=[Watched()],
+        verbose=0,
+    )
+    return watch.found
+
+
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     """Returns a table with the values after a third of each run and at its end."""
     rows, checks = [], []
@@ -143,22 +181,24 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
         times = [middle(values("seconds", part))[0] for part in (second, last)]
         memory = [values("bytes", [part[edge]])[0] / MIB for part, edge in ((second, 0), (last, -1))]
         row = [rule, int(steps[-1]), *(1000 * each for each in times), times[1] / times[0], *memory]
-        checks += [
+        own = [
             Check(f"time of a step late in a long run over earlier, {rule}", times[1] / times[0], SLOWER),
             Check(f"resident size late in a long run over earlier, {rule}", memory[1] / memory[0], MORE_MEMORY),
         ]
         for quantity in ("file descriptors", "threads"):
             first, end = (values(quantity, [part[edge]])[0] for part, edge in ((second, 0), (last, -1)))
             row.append(f"{first:.0f} and {end:.0f}")
-            checks.append(Check(f"additional {quantity} late in a long run, {rule}", end - first, 0.0))
+            own.append(Check(f"additional {quantity} late in a long run, {rule}", end - first, 0.0))
         rows.append(row)
+        checks += [] if rule == PLAIN else own
     rows.append(["limit", None, None, None, SLOWER, None, f"{MORE_MEMORY - 1:.0%} more", "none more", "none more"])
     header = ["rule", "steps", "ms per step, second third", "last third", "ratio", "MiB after a third", "at the end"]
     intro = (
-        f"Runs of `{CONFIG.relative_to(ROOT)}` with other rules, one process each, with evaluations and checkpoints. "
+        f"Runs of `{CONFIG.relative_to(ROOT)}` with other rules, one process each, with evaluations and checkpoints; "
+        "plain Keras is a `fit` of the same network with evaluations only. "
         "The steps of the first third are left out, because caches fill then. Limits: a step takes at most "
         f"{SLOWER:.2f} times as long in the last third as in the second, the resident size grows by at most "
-        f"{MORE_MEMORY - 1:.0%}, and no file descriptor and no thread is added.\n\n"
+        f"{MORE_MEMORY - 1:.0%}, and no file descriptor and no thread is added. Plain Keras has no limits.\n\n"
     )
     return Report(intro + table([*header, "file descriptors", "threads"], rows), checks)
 
@@ -166,4 +206,5 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 BENCHMARK = Benchmark("steps", "Long runs", 5, FULL, SMALL, measure, report, cases)
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], json.loads(sys.argv[2]))))
+    name, chosen = sys.argv[1], json.loads(sys.argv[2])
+    print(json.dumps(fit(chosen) if name == PLAIN else run(name, chosen)))

@@ -107,6 +107,15 @@ def test_samples_of_other_conditions_stay_until_there_is_a_new_one(tmp_path):
     assert common.Samples(tmp_path, "x").values("case", "a") == [2.0]
 
 
+def test_the_date_and_the_load_are_those_of_the_last_sample(tmp_path):
+    common.Samples(tmp_path, "x", FACTS, {"date": "2026-01-01", "load": 0.1}).add("case", {"a": {"seconds": 1.0}})
+    common.Samples(tmp_path, "x", FACTS, {"date": "2026-01-02", "load": 0.2}).note(missing=None)
+    assert common.Samples(tmp_path, "x").facts["date"] == "2026-01-01"  # The later one added none.
+    common.Samples(tmp_path, "x", FACTS, {"date": "2026-01-03", "load": 0.3}).add("case", {"a": {"seconds": 2.0}})
+    stored = common.Samples(tmp_path, "x")
+    assert (stored.facts["date"], stored.facts["load"], stored.values("case", "a")) == ("2026-01-03", 0.3, [1.0, 2.0])
+
+
 def test_quartiles_are_those_of_numpy():
     values = [5.0, 1.0, 9.0, 2.0, 7.0, 3.0]
     assert_close(common.middle(values), np.quantile(values, [0.5, 0.25, 0.75]))
@@ -353,7 +362,7 @@ def test_fewer_examples_have_a_floor_and_limits_at_a_quarter(results):
     samples = common.Samples(results, "examples", common.facts(examples.SMALL))
     seconds = {examples.contender(n, f): 1 + 0.8 * f for n in examples.rules() for f in examples.FRACTIONS}
     for scale in (1.0, 3.0):
-        steps = {examples.BASELINE: 1.0} | seconds
+        steps = {examples.BASELINE: 1.0, examples.PLAIN: 1.1} | seconds
         samples.add("convnet", {n: {"seconds": scale * value, "CPU seconds": value} for n, value in steps.items()})
     report = examples.report(samples, examples.SMALL)
     assert {check.line.split(", ")[2]: check.held for check in report.checks} == {
@@ -361,7 +370,8 @@ def test_fewer_examples_have_a_floor_and_limits_at_a_quarter(results):
     }  # fmt: skip
     assert {check.line.split(", ")[-1] for check in report.checks} == {"R from 2 examples"}
     rows = [line.split(" | ") for line in report.text.splitlines() if line.startswith("| ")]
-    floors = {row[0][2:]: [float(r[4]) for r in rows if r[0] == row[0]] for row in rows[2:]}
+    assert rows[2][:3] == ["| plain Keras", "", "1.10"]
+    floors = {row[0][2:]: [float(r[4]) for r in rows if r[0] == row[0]] for row in rows[3:]}
     for values in floors.values():
         extra = np.array(values) - 1
         assert_close(extra / extra[0], [1, 0.5, 0.25, 0.125], "bfloat16")
@@ -374,7 +384,9 @@ def test_optimizers_are_compared_with_adam_in_the_same_round(results):
     for value in (1.0, 3.0):
         steps = {name: {"seconds": value * (1.2 if name == "radam" else 1.0), "CPU seconds": value} for name in names}
         samples.add("convnet", steps)
-    checks = moments.report(samples, moments.SMALL).checks
+    report = moments.report(samples, moments.SMALL)
+    assert report.text.endswith("Not measured yet: plain Keras.")
+    checks = report.checks
     assert {check.line: check.held for check in checks} == {
         f"step time, convnet, {name}": name != "radam" for name in names if name != moments.BASELINE
     }
@@ -494,6 +506,7 @@ def test_a_long_run_may_not_grow(results, growing):
         late = 1.0 + 0.05 * number
         measured[str(100 * number)] = {name: value * (late if name == growing else 1) for name, value in flat.items()}
     samples.add("symmetric", measured)
+    samples.add(steps.PLAIN, measured)
     held = [check.held for check in steps.report(samples, steps.SMALL).checks]
     assert held.count(False) == (growing is not None)
 

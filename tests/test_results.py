@@ -1,5 +1,6 @@
 """The numbers in the guide agree with the files in `results/`."""
 
+import calendar
 import csv
 import re
 import statistics
@@ -133,3 +134,21 @@ def test_headers_name_files_that_have_the_results_of_the_configuration():
             rows = stored(name)
             if "config" in rows[0]:
                 assert path.relative_to(ROOT).as_posix() in {row["config"] for row in rows}, path
+
+
+PAGES = [
+    *sorted(ROOT.glob("results/*/README.md")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("two_routes", "fa_mechanism", "wide_networks", "results")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_page_with_results_says_when_where_by_which_command_and_in_what_time(page):
+    text = " ".join(page.read_text().split())
+    for pattern in (
+        rf"\b({'|'.join(calendar.month_name[1:])}) 20\d\d",
+        r"\b2 cores of (an AMD EPYC|x86_64)",
+        r"\b(make|neural-alignment) [a-z]",
+    ):
+        assert re.search(pattern, text), pattern
+    assert re.search(r"\b(minutes|seconds)\b", text)

@@ -144,11 +144,12 @@ def functions_of_all_rules():
                 yield getattr(module_of(path), node.name)
 
 
-DOCUMENTATION = {"test_every_rule_has_a_section_with_its_picture"}
+BESIDE_THE_CLASS = {"test_every_rule_has_a_section_with_its_picture", "test_the_matrix_contains_each_group"}
+"""The tests of what a new rule needs outside of the package: its documentation and its steps on a TPU."""
 
 
 @pytest.mark.parametrize(("kind", "weights"), [(Symmetric, {"self_": 0.9, "decay": 1.1}), (DirectFeedback, {})])
-def test_a_rule_is_one_class_and_one_row_and_its_documentation(kind, weights, tmp_path, monkeypatch):
+def test_a_rule_is_one_class_and_one_row_with_its_documentation_and_tpu_steps(kind, weights, tmp_path, monkeypatch):
     """Every test that looks at all rules is run with one rule more."""
     monkeypatch.setitem(helpers.RULE_TABLE, "added", helpers.RuleRow(weights))
     for registry, name in ((RULES, "added"), (keras.saving.get_custom_objects(), "neural_alignment>Added")):
@@ -158,12 +159,12 @@ def test_a_rule_is_one_class_and_one_row_and_its_documentation(kind, weights, tm
     ran = []
     for number, test in enumerate(functions_of_all_rules()):
         (tmp_path / str(number)).mkdir()
-        lacks = pytest.raises(AssertionError) if test.__name__ in DOCUMENTATION else contextlib.nullcontext()
+        lacks = pytest.raises(AssertionError) if test.__name__ in BESIDE_THE_CLASS else contextlib.nullcontext()
         with monkeypatch.context() as patch, lacks:
             known = {"tmp_path": tmp_path / str(number), "monkeypatch": patch}
             test(**{name: known[name] for name in inspect.signature(test).parameters})
         ran.append(test.__name__)
-    assert {*ran} > DOCUMENTATION
+    assert {*ran} > BESIDE_THE_CLASS
 
 
 ADDED = """

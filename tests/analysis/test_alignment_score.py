@@ -145,9 +145,24 @@ WITHOUT_KERNEL = (
 """Layers with several kernels, with those of another layer, or with one that is not trained."""
 
 
-@for_each("row", [*TABLE, "TimeDistributed", "frozen"])
+WRAPPED_OR_FROZEN = ("TimeDistributed", "frozen")
+OFTEN = ("Dense", "Conv2D grouped", "SeparableConv1D", "MultiHeadAttention", "GRU", *WRAPPED_OR_FROZEN)
+"""A layer of each kind."""
+
+
+@for_each("row", OFTEN)
 def test_changes_have_the_layers_with_a_trained_kernel(row):
-    """Every layer of the package stands before a dense layer, which always has a trained kernel."""
+    assert_changes_of_trained_kernels(row)
+
+
+@pytest.mark.exhaustive
+@for_each("row", [row for row in TABLE if row not in OFTEN])
+def test_changes_of_the_other_layers_have_those_with_a_trained_kernel(row):
+    assert_changes_of_trained_kernels(row)
+
+
+def assert_changes_of_trained_kernels(row):
+    """A layer of the package stands before a dense layer, which always has a trained kernel."""
     if row == "TimeDistributed":
         layer, shape = layers.TimeDistributed(layers.Dense(3), name="layer"), (2, 4)
     elif row == "frozen":

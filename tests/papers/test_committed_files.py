@@ -15,7 +15,7 @@ RESULTS = ROOT / "results"
 ITEMS = [
     item
     for item in commands.ITEMS
-    if not item.name.endswith("/claims")  # The tests of the papers' results judge the claims.
+    if not item.name.endswith("claims")  # The tests of the papers' results judge the claims.
     and not item.needs.startswith("--recordings")
     and (not item.cells or item.paper in ("fa_mechanism", "wide_networks"))
 ]

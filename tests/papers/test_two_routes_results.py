@@ -11,10 +11,13 @@ import scipy.stats
 from lab import ROOT
 
 from neural_alignment import config as configuration
+from neural_alignment.papers import claims as judging
 from neural_alignment.papers import pages
 from neural_alignment.papers.pages import table_in
-from neural_alignment.papers.two_routes import claims, tables
+from neural_alignment.papers.registry import Source
+from neural_alignment.papers.two_routes import claims, further_claims, tables
 from neural_alignment.papers.two_routes import runs as experiments
+from neural_alignment.reporting import csv_text
 
 RESULTS = ROOT / "results" / "two_routes"
 PAGE = (ROOT / "docs" / "two_routes.md").read_text()
@@ -143,9 +146,9 @@ def test_the_table_of_claims_follows_from_the_other_files(runs):
         assert row["verdict"] == expected, row
 
 
-@pytest.mark.parametrize("name", ["claims", "angles"])
+@pytest.mark.parametrize("name", ["claims", "angles", "further_claims"])
 def test_the_page_has_the_tables_of_the_files(name):
-    """`neural-alignment table two_routes/NAME --lab` writes both."""
+    """`neural-alignment table two_routes/NAME` writes both."""
     text = (RESULTS / f"table_{name}.md").read_text()
     assert pages.table_in(ROOT / "docs" / "two_routes.md", f"two_routes/{name}") == pages.part(text, ())
 
@@ -176,17 +179,22 @@ def test_the_figures_of_one_run_have_their_layers_and_rules():
         assert Path(RESULTS / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
 
 
-def test_the_page_says_what_the_searches_found():
+def test_the_comparison_of_searches_follows_from_their_trials():
     trials, best = rows_of("search_information"), {}
     for row in trials:
         key = row["algorithm"], row["seed"]
         best[key] = max(best.get(key, 0.0), 100 * float(row["top1"] or 0))
     assert len(trials) == 240
     assert len(best) == 6
-    tpe, random = (np.array([best[name, seed] for seed in "012"]) for name in ("tpe", "random"))
-    found, other = (f"{each.mean():.2f} ± {each.std(ddof=1):.2f}" for each in (tpe, random))
-    assert f"{found} to {other}; ahead with {(tpe > random).sum()} of 3 seeds" in PAGE
-    difference = tpe - random
+    difference = np.array([best["tpe", seed] - best["random", seed] for seed in "012"])
     error = difference.std(ddof=1) / math.sqrt(3)
-    assert f"not shown: the difference is {difference.mean():.1f} points with a standard error of {error:.1f}" in PAGE
-    assert difference.mean() < error * scipy.stats.t.ppf(0.975, 2)
+    [row] = [row for row in rows_of("table_further_claims") if row["figure"] == "B.1"]
+    assert float(row["mean"]) == pytest.approx(difference.mean())
+    assert float(row["standard_error"]) == pytest.approx(error)
+    assert (row["verdict"] == "yes") == (difference.mean() > error * scipy.stats.t.ppf(0.975, 2))
+
+
+def test_the_further_claims_follow_from_the_files():
+    source = Source("lab", "", str(ROOT / "configs"), str(RESULTS))
+    judged = csv_text(judging.COLUMNS, further_claims.table(source).rows)
+    assert judged == (RESULTS / "table_further_claims.csv").read_text()

@@ -115,7 +115,7 @@ WHOLE = [rule for rule in RULES if rule not in PARTS]
 every_rule = pytest.mark.parametrize("rule", exhaustive_unless(WHOLE, FIRST))
 
 
-@pytest.mark.parametrize("rule", exhaustive_unless(WHOLE, ("IA", "align_ada")))
+@pytest.mark.parametrize("rule", exhaustive_unless(WHOLE, ("IA",)))
 def test_every_rule_ends_under_xla_where_it_does_in_a_graph(float64, rule):
     """After a delay J and R take turns. Without R, or if one update moves W and B, each step has both.
 

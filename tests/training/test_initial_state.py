@@ -698,7 +698,7 @@ COPYING = {
 """Optimizers that copy the weights when they are built."""
 
 
-@pytest.mark.parametrize("kind", COPYING)
+@pytest.mark.parametrize("kind", exhaustive_unless(COPYING, ("custom", "Keras")))
 def test_an_optimizer_that_copies_weights_starts_from_those_that_were_loaded(kind, monkeypatch):
     """However they were loaded. Only before the first step, not when a training function is built again."""
     first, second = (small_network(seed).get_weights() for seed in (1, 2))

@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from neural_alignment.errors import InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
-from neural_alignment.papers.two_routes import angles, claims, fewer_examples, figures, importance, rates, runs, tables
+from neural_alignment.papers.two_routes import (
+    angles,
+    claims,
+    fewer_examples,
+    figures,
+    further_claims,
+    importance,
+    rates,
+    runs,
+    tables,
+)
 from neural_alignment.papers.two_routes.compute import fits, taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
 
@@ -66,7 +76,7 @@ _FROM_CONFIGS = ("5", "S2")
 """Numbers of those that read configurations without runs."""
 
 PAGES = ("docs/two_routes.md",)
-"""The page that contains the tables of claims and of angles."""
+"""The page that contains both tables of claims and that of angles."""
 
 ITEMS = [
     *(
@@ -85,5 +95,8 @@ ITEMS = [
         check=rates.check,
         written_as="rates",
     ),
+    Item("table", "two_routes/further_claims", "the paper's other claims, judged", further_claims.table, pages=PAGES),
 ]
-"""All tables and figures. The lab trains their runs in this order."""
+"""All tables and figures. The lab trains their runs in this order.
+
+The further claims come last because they are judged by the files of the others."""

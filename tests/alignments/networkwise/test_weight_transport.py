@@ -214,8 +214,27 @@ CASES = [
 ]
 
 
-@for_each("graph, name", CASES)
+OFTEN = [
+    (graph, name)
+    for graph, name in CASES
+    if graph in (residual, attention) or (name == "dfa" and graph in (wrapped_embedding, shared, attention_readout))
+]
+"""The cases of `make test`: two networks with every rule, and some with the rule that makes its cuts itself."""
+
+
+@for_each("graph, name", OFTEN)
 def test_no_update_depends_on_the_part_of_w_that_the_outputs_do_not_show(float64, graph, name):
+    assert_no_transport(graph, name)
+
+
+@pytest.mark.exhaustive
+@for_each("graph, name", [case for case in CASES if case not in OFTEN])
+def test_nor_in_the_other_networks(float64, graph, name):
+    assert_no_transport(graph, name)
+
+
+def assert_no_transport(graph, name):
+    """Fails if a change of W that its outputs do not show changes an update, or none of backpropagation."""
     rule = from_config({"rule": name})
     model, x, y = network(graph, rule)
     model.bound_rule.start()
