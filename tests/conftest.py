@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -24,6 +25,9 @@ gc.set_threshold(100_000, 50, 50)
 
 def pytest_configure(config):
     """Creates four logical devices for tests with replicas. Everything else runs on the first one, as usual."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Shells start background jobs like this. The processes of tests would inherit it and not end at Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         return  # This process runs no tests. It would start its workers after the import, which takes seconds.
     from neural_alignment import quiet

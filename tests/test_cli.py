@@ -104,6 +104,7 @@ def test_describe_counts_parameters_and_the_products_of_each_rule(run):
     assert "not trained 96 (scale and shift of batch normalisation)" in output
 
 
+@pytest.mark.exhaustive
 def test_describe_counts_the_products_of_layers_of_keras(run):
     """A network without a rule from `keras.applications` has no layer of this library."""
     files = {"train_files": "none", "validation_files": "none", "train_examples": 100, "validation_examples": 10}

@@ -162,7 +162,7 @@ class TestContract:
         assert again.get_config() == layer.get_config()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", exhaustive_unless(CONFIGS, lambda name: " " in name or name in ("brsf", "feedback")))
 def test_saving_keeps_rule_options_and_both_kernels(name, tmp_path):
     rule = from_config(CONFIGS[name])
     inputs = keras.Input((6, 6, 2))
@@ -727,15 +727,16 @@ def model_of_two(kind, rule):
     return model
 
 
-@pytest.mark.parametrize("update_forward", [False, True])
-@pytest.mark.parametrize("kind", [ReadingWrongly, FromKernels])
-@pytest.mark.parametrize("form", INDEPENDENT)
+WRONG = [*itertools.product(INDEPENDENT, (ReadingWrongly, FromKernels), (False, True))]
+
+
+@pytest.mark.parametrize(("form", "kind", "update_forward"), exhaustive_unless(WRONG, WRONG[::3]))
 def test_an_r_that_does_not_depend_on_b_is_refused(form, kind, update_forward):
     """B would keep its initial value without a message."""
     x, y = np.ones((4, 3)), np.ones((4, 2))
     model = model_of_two(AlignedModel, kind(function=INDEPENDENT[form], update_forward=update_forward))
     name = kind.model_fields["rule"].default
-    with pytest.raises(ValueError, match=rf"^R_l of rule '{name}' must depend on .* of layer 'wrong'"):
+    with pytest.raises(ValueError, match=rf"^`R_l` of rule '{name}' must depend on .* of layer 'wrong'"):
         model.train_on_batch(x, y)
     model.get_layer("wrong").trainable = False  # Then R_l trains nothing.
     model.train_on_batch(x, y)

@@ -188,16 +188,16 @@ TRAINING_W = {"rule": "weight_mirror", "amp": 1e-2, "decay": 1e-2, "input": {"no
 TWO_WEIGHTS = {"rule": "pfa", "decay": 1e-3, "expansion": 2}
 
 
-@pytest.mark.parametrize(
-    ("alignment", "backward"),
-    [
-        ({"rule": "brsf"}, None),
-        (TRAINING_W, {"name": "radam", "learning_rate": 1e-2, "beta_2": 0.9}),
-        (TWO_WEIGHTS, None),
-    ],
-    ids=["brsf", "update_forward", "pfa"],
-)
-def test_random_magnitudes_and_trained_w_are_those_of_the_whole_run(tmp_path, alignment, backward):
+WITH_STATE = {
+    "brsf": ({"rule": "brsf"}, None),
+    "update_forward": (TRAINING_W, {"name": "radam", "learning_rate": 1e-2, "beta_2": 0.9}),
+    "pfa": (TWO_WEIGHTS, None),
+}
+
+
+@pytest.mark.parametrize("name", exhaustive_unless(WITH_STATE, ("brsf", "pfa")))
+def test_random_magnitudes_and_trained_w_are_those_of_the_whole_run(tmp_path, name):
+    alignment, backward = WITH_STATE[name]
     changes = {"epochs": 1, "alignment": alignment, "optimization": {"backward": backward}}
     changes |= {"evaluation": {"probe_examples": 0}, "weight_decay": 1e-3 if alignment is TWO_WEIGHTS else 0.0}
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -251,9 +251,10 @@ def sizes_of_products(module):
     return sorted(found)
 
 
-@pytest.mark.parametrize(
-    ("count", "fraction", "minibatches"), [(8, 0.125, 1), (20, 0.375, 1), (32, 0.5, 2), (1, 0.25, 2)]
-)
+COUNTS = [(8, 0.125, 1), (20, 0.375, 1), (32, 0.5, 2), (1, 0.25, 2)]
+
+
+@pytest.mark.parametrize(("count", "fraction", "minibatches"), exhaustive_unless(COUNTS, COUNTS[1:3]))
 def test_a_count_of_examples_is_divided_among_the_cores_and_minibatches(count, fraction, minibatches):
     """Of the 8 examples of a core each of its minibatches uses ceil(count / parts)."""
     parts = f"optimization.minibatches={minibatches}"
