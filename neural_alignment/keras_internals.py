@@ -96,6 +96,18 @@ def only_runs_graph(layer: Any) -> bool:
     return has_graph(layer) and type(layer).call in (Functional.call, keras.Sequential.call)
 
 
+def leave_scopes(layer: Any) -> None:
+    """Removes the models in which a layer was built from the paths of its variables.
+
+    Weights are named by their paths. After a network without these models is saved and loaded, its layers are built
+    outside of them.
+    """
+    for variable in getattr(layer, "variables", ()):
+        scopes = variable.path.split("/")
+        if layer.name in scopes[1:-1]:
+            variable._path = "/".join(scopes[scopes.index(layer.name) :])
+
+
 def weights_to_train(layer: Any) -> list[Any]:
     """Returns the weights that a layer and the layers in it train unless they are frozen; none for other operations.
 

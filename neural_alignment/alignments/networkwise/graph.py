@@ -17,6 +17,7 @@ from neural_alignment.keras_internals import (
     creator,
     functional,
     keep_mask,
+    leave_scopes,
     mask_of,
     only_runs_graph,
     weights_to_train,
@@ -26,7 +27,8 @@ from neural_alignment.keras_internals import (
 def flat_outputs(model: keras.Model, inputs: Sequence[Any], training: bool | None = None) -> list[Any]:
     """Calls the operations of a model again, and those of the nested models in it in place of these models.
 
-    Models with a custom method `call` are called as they are.
+    Models with a custom method `call` are called as they are. The paths of weights do not contain the names of nested
+    models afterwards.
 
     Args:
         model: a functional or built Sequential model.
@@ -51,6 +53,7 @@ def flat_outputs(model: keras.Model, inputs: Sequence[Any], training: bool | Non
             outputs = flat_outputs(operation, _inner_inputs(operation, given["inputs"]), given.get("training"))
         else:
             outputs = keras.tree.flatten(operation(*args, **kwargs))
+            leave_scopes(operation)
         values.update(zip(map(id, call.outputs), outputs, strict=True))
     return [values[id(tensor)] for tensor in functional(model).outputs]
 

@@ -23,7 +23,7 @@ from neural_alignment.alignments.networkwise import TrainingBatch
 from neural_alignment.alignments.networkwise.graph import kernels_ahead
 from neural_alignment.errors import ConfigError
 from neural_alignment.keras_internals import calls
-from neural_alignment.layers import Conv2D, Dense, TimeDistributed
+from neural_alignment.layers import Conv2D, Dense, MultiHeadAttention, TimeDistributed
 from neural_alignment.training import AlignedModel, load_model, run, setup
 from neural_alignment.training.describe import describe
 from optimizers import Momentum, MultiOptimizer, Noisy
@@ -631,6 +631,22 @@ def test_a_network_with_nested_models_learns_as_without_them_and_is_loaded(rule,
     assert ("shared" in trained) == (rule.rule != "last_layer")
     nested.save(tmp_path / "model.keras")
     assert_same_weights(moved(load_model(tmp_path / "model.keras"), 1), moved(nested, 1))
+
+
+def test_the_paths_of_weights_are_those_after_loading(tmp_path):
+    """Weights and slots of optimizers are named by them. The layers of a nested model were built in its scope."""
+    inner, inputs = keras.Input((3, 4)), keras.Input((3, 4))
+    x = MultiHeadAttention(1, 4, alignment=AlignAda(), name="attention")(inner, inner)
+    x = keras.Sequential([Dense(5, alignment=AlignAda(), name="first"), keras.layers.Flatten()], name="block")(x)
+    x = keras.Model(inner, x, name="nested")(inputs)
+    model = AlignedModel(inputs, Dense(2, alignment=AlignAda(), name="readout")(x))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.train_on_batch(np.ones((4, 3, 4)), np.ones((4, 2)))
+    paths = [variable.path for variable in model.variables]
+    assert {path.split("/")[0] for path in paths} == {"attention", "first", "readout", "kept"}
+    assert paths[0] == "attention/query/kernel"
+    model.save(tmp_path / "model.keras")
+    assert [variable.path for variable in load_model(tmp_path / "model.keras").variables] == paths
 
 
 def nested_in(shape, layers, call=lambda model, x: model(x)):
