@@ -36,6 +36,19 @@ def test_every_public_name_is_tested_here(module):
     assert [name for name in public if not re.search(rf"\b{alias}\.{name}\b", source)] == []
 
 
+@pytest.mark.parametrize("name", ["attention", "query"])
+def test_a_layer_leaves_the_scopes_of_the_models_in_which_it_was_built(name):
+    """The layers in it stay in its own scope."""
+    layer, inputs = keras.layers.MultiHeadAttention(1, 2, name=name), keras.Input((3, 2))
+    with keras.name_scope("outer"), keras.name_scope("inner"):
+        layer(inputs, inputs)
+    assert layer.weights[0].path == f"outer/inner/{name}/query/kernel"
+    for _ in range(2):
+        internals.leave_scopes(layer)
+        assert layer.weights[0].path == f"{name}/query/kernel"
+    internals.leave_scopes(keras.ops.add)  # Has no weights.
+
+
 def test_calls_are_those_of_the_graph_in_order():
     model = shared_dense()
     shared, add = model.get_layer("shared"), model.get_layer("add")

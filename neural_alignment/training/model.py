@@ -257,7 +257,7 @@ class AlignedModel(InterceptedModel):
         multi, replicas = without_loss_scaling(self.optimizer), self.distribute_strategy.num_replicas_in_sync
         if multi is not self.optimizer and replicas > 1 and not getattr(multi, "constant", True):
             requirement = "must not scale the loss (mixed_float16) with a rate scheduler on several replicas"
-            found = Words(f"{multi.rate_scheduler!r} with {replicas} replicas")
+            found = Words(f"{type(multi.rate_scheduler).__name__} with {replicas} replicas")
             raise ArgumentError("optimizer", requirement, found, "the mixed_bfloat16 policy")
         # For a MultiOptimizer of Keras. That of `optimizers` checks the variables when it is built.
         several = getattr(without_loss_scaling(self.optimizer), "optimizers", [])

@@ -58,7 +58,7 @@ def test_a_rule_without_a_method_is_refused():
         def call(self, view):
             return tf.reduce_sum(view.backward_kernel)
 
-    before, message = dict(RULES), r"^Slipped must define `__call__\(self, view\)`, which returns R_l\. Received"
+    before, message = dict(RULES), r"^`__call__\(self, view\)` must be defined: it returns R_l\. Received Slipped"
     with pytest.raises(ValueError, match=message):
         register(Slipped)
     assert dict(RULES) == before

@@ -167,7 +167,7 @@ class Exploit:
 def test_nothing_is_unpickled(tmp_path, rng):
     trace = tmp_path / "pwned"
     hostile = write(tmp_path / "hostile.npz", content(rng) | {"areas": np.array([Exploit(trace)] * 3, object)})
-    with pytest.raises(DataError, match=r"`areas` holds Python objects"):
+    with pytest.raises(DataError, match=r"`areas` must hold numbers or strings; found Python objects"):
         load_recordings(str(hostile))
     pickled = tmp_path / "pickled.npz"
     pickled.write_bytes(pickle.dumps(Exploit(trace)))

@@ -385,7 +385,7 @@ def test_a_piece_is_kept_and_read_and_the_result_of_another_computation_is_refus
         piece(4).is_waiting(folder, CONFIGS)
     with pytest.raises(RunError, match=r"another computation: compute was .*open_loops.* is now .*products"):
         piece(compute=compute.products).is_waiting(folder, CONFIGS)
-    with pytest.raises(RunError, match="is not the name of a run below"):
+    with pytest.raises(RunError, match="must be the name of a run below"):
         piece(name="../elsewhere").is_waiting(folder, CONFIGS)
 
 

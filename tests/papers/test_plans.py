@@ -142,7 +142,7 @@ def test_a_second_process_is_refused_and_names_lead_nowhere_else(tmp_path, confi
     (tmp_path / "runs").mkdir()
     with plans.lock.held(str(tmp_path / "runs")), pytest.raises(RunError, match="is in use by process"):
         train([cell("backprop")], tmp_path, configs)
-    with pytest.raises(RunError, match="is not the name of a run below"):
+    with pytest.raises(RunError, match="must be the name of a run below"):
         train([cell("backprop", name="../elsewhere")], tmp_path, configs)
 
 

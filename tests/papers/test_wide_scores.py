@@ -288,7 +288,7 @@ MISTAKES = {
     ),
     "dropout": (
         command("--set", f"model={TRANSFORMER}, dropout: 0.1}}", network=DIGITS[:3]),
-        "model: is frozen at initialisation and must have no layer that draws random numbers; found 'Dropout called",
+        "model: is frozen at initialisation and must have no layer that draws random numbers; found Dropout 'dropout'",
     ),
     "a rule": (command("--set", "alignment={rule: align_zero}"), "found 'align_zero at conv1'"),
     "no gradient descent": (command("--set", "optimization.forward={name: adam, learning_rate: 0.01}"), "found 'Adam'"),
