@@ -173,7 +173,8 @@ def test_a_message_of_tensorflow_is_that_without_its_operation():
         ),
         (
             lambda: Symmetric(0.1, 0.1),
-            "`Symmetric` takes its options by name. Received 2 without a name. Example: Symmetric(self_=..., decay=...).",
+            "`Symmetric` takes its options by name. Received 2 without a name. "
+            "Example: Symmetric(self_=..., decay=...).",
         ),
     ],
 )

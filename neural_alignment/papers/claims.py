@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from scipy import special
 
+from neural_alignment.errors import InputError
 from neural_alignment.papers.tables import Key, chosen, grouped, table, value_of
 from neural_alignment.reporting import Artifact, Row, Spread, read_csv
 
@@ -338,6 +339,28 @@ def judge(claims: Iterable[PaperClaim], folder: str) -> Artifact:
         "shows": "verdict",
     }
     return Artifact(COLUMNS, rows, table(rows, ("figure", "claim"), columns))
+
+
+def table_of(every: Iterable[PaperClaim], name: str, folder: str, figure: str) -> Artifact:
+    """Returns a table of claims, judged by the files in a folder of results.
+
+    Args:
+        every: the claims.
+        name: name of the table, such as "fa_mechanism/claims".
+        folder: the folder.
+        figure: name of a figure whose file is used, for the message.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    judged = judge(every, folder)
+    if all(row["verdict"] == NOT_YET for row in judged.rows):
+        paper = name.partition("/")[0]
+        raise InputError(
+            f"table {name}: none of the files of the figures is in {folder}; `neural-alignment lab {paper}` makes them "
+            f"all, `neural-alignment figure {figure}` one of them"
+        )
+    return judged
 
 
 def _counts(rows: Sequence[Row]) -> str:

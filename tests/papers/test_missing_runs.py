@@ -13,7 +13,9 @@ FROM_RUNS = [item for item in commands.ITEMS if "paper" in item.cells and not it
 FROM_FILES = {
     ("figure", "two_routes/S2"): "neural-alignment search lab/information",
     ("table", "two_routes/rates"): "neural-alignment search lab/two_routes/backprop",
+    ("table", "two_routes/further_claims"): "neural-alignment lab two_routes",
     ("table", "fa_mechanism/claims"): "neural-alignment lab fa_mechanism",
+    ("table", "wide_networks/claims"): "neural-alignment lab wide_networks",
     ("figure", "wide_networks/7"): "python -m benchmarks.run wide",
 }
 """Items that are made from other files than runs -> the command that makes these files."""

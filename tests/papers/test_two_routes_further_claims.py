@@ -3,7 +3,6 @@
 import pytest
 from lab import ROOT
 
-from neural_alignment.errors import InputError
 from neural_alignment.papers import commands
 from neural_alignment.papers.claims import ResultFiles
 from neural_alignment.papers.registry import Source, find
@@ -143,8 +142,3 @@ def test_the_table_has_a_line_per_claim_and_a_row_per_network(tmp_path):
         "ResNet-50v2",
     ]
     assert "ResNet-50: 30.0 ± 0.0; ResNet-50v2: 30.0 ± 0.0" in product.text  # Weight mirror: 40 to 10 %.
-
-
-def test_without_any_file_the_error_names_the_command(tmp_path):
-    with pytest.raises(InputError, match=r"none of the files of the figures is in .*`neural-alignment lab two_routes`"):
-        make(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from neural_alignment.errors import InputError
 from neural_alignment.papers import claims
 from neural_alignment.papers.claims import PaperClaim as Claim
 from neural_alignment.papers.fa_mechanism.contrasts import FIRST, LAST, by_layer, labels, own, signals, terms, training
@@ -237,10 +236,4 @@ def table(source: Source) -> Artifact:
     Raises:
         InputError: if there is no such file.
     """
-    judged = claims.judge(CLAIMS, source.output)
-    if all(row["verdict"] == claims.NOT_YET for row in judged.rows):
-        raise InputError(
-            f"table fa_mechanism/claims: none of the files of the figures is in {source.output}; "
-            "`neural-alignment lab fa_mechanism` makes them all, `neural-alignment figure fa_mechanism/1b` one of them"
-        )
-    return judged
+    return claims.table_of(CLAIMS, "fa_mechanism/claims", source.output, "fa_mechanism/1b")

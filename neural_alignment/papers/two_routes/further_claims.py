@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from neural_alignment.errors import InputError
 from neural_alignment.papers import claims
 from neural_alignment.papers.claims import ByCase, ResultFiles, Seeds, contrast, spreads, values
 from neural_alignment.papers.claims import PaperClaim as Claim
@@ -140,10 +139,4 @@ def table(source: Source) -> Artifact:
     Raises:
         InputError: if there is no such file.
     """
-    judged = claims.judge(CLAIMS, source.output)
-    if all(row["verdict"] == claims.NOT_YET for row in judged.rows):
-        raise InputError(
-            f"table two_routes/further_claims: none of the files of the figures is in {source.output}; "
-            "`neural-alignment lab two_routes` makes them all, `neural-alignment figure two_routes/2` one of them"
-        )
-    return judged
+    return claims.table_of(CLAIMS, "two_routes/further_claims", source.output, "two_routes/2")

@@ -315,5 +315,9 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def table(source: Source) -> Artifact:
-    """Every claim, judged by the files in the folder of results."""
-    return claims.judge(CLAIMS, source.output)
+    """Every claim, judged by the files in the folder of results.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    return claims.table_of(CLAIMS, "wide_networks/claims", source.output, "wide_networks/limits")
