@@ -516,11 +516,11 @@ def search(
             output = f"{place}/comparison"
         else:
             check_writable(output.rpartition("/")[0] or ".")
-        verdict = compare.compare(plans, overrides or (), place, built, output, terminal.line)
+        verdict = compare.compare(plans, overrides or (), place, built, output, _screen())
         terminal.line(f"\n{verdict}\ncomparison  {output}.md")
         return
     [only] = plans.values()
-    _print_best(run.best_of(run.search(only, overrides or (), place, built, terminal.line)), place)
+    _print_best(run.best_of(run.search(only, overrides or (), place, built, _screen())), place)
 
 
 def _print_best(best: Any, place: str) -> None:

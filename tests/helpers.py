@@ -69,6 +69,13 @@ def exhaustive_unless(cases: Iterable, often: Collection | Callable) -> list:
     ]
 
 
+def screen_of(line: Callable[[str], Any]) -> Any:
+    """Returns a screen that passes lines on and shows no status."""
+    from neural_alignment.jobs.batch import Screen
+
+    return Screen(line, lambda status: None)
+
+
 def for_each(names: str, rows: Iterable) -> Callable:
     """Runs a test function on every row in one test, which reports all failing rows by name.
 

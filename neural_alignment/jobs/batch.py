@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs.ending import Ending
-from neural_alignment.jobs.estimates import Begun, Estimates, total_time
+from neural_alignment.jobs.estimates import Active, Begun, Estimates, progress_of
 from neural_alignment.jobs.job import LOGS, Job
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.reporting import duration
@@ -49,18 +49,6 @@ class Execution:
     estimates: Estimates = dataclasses.field(default_factory=Estimates)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Active:
-    """A job that has been taken, and its beginning; None while it waits on a cluster."""
-
-    job: Job
-    begun: Begun | None
-
-    @property
-    def seconds(self) -> float:
-        return 0.0 if self.begun is None else self.begun.seconds
-
-
 class Batch:
     """A queue (`pool.Queue`) with a fixed list of jobs. The first job that fails ends the batch.
 
@@ -76,7 +64,7 @@ class Batch:
     def __init__(self, jobs: Sequence[Job], folder: str, total: int, execution: Execution):
         self.folder = folder
         self._waiting = collections.deque(jobs)
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._names = [job.name for job in jobs]
         self._left = len(jobs)
         self._total = total
@@ -112,7 +100,7 @@ class Batch:
             if not self._waiting:
                 return None
             job = self._waiting.popleft()
-            self._active[job.name] = _Active(job, Begun.now(job))
+            self._active[job.name] = Active(job, Begun.now(job))
             return job
 
     def put_back(self, job: Job) -> None:
@@ -124,12 +112,12 @@ class Batch:
     def waits(self, job: Job) -> None:
         """See `Queue`."""
         with self._lock:
-            self._active[job.name] = _Active(job, None)
+            self._active[job.name] = Active(job, None)
 
     def begins(self, job: Job) -> None:
         """See `Queue`."""
         with self._lock:
-            self._active[job.name] = _Active(job, Begun.now(job))
+            self._active[job.name] = Active(job, Begun.now(job))
 
     def say(self, line: str) -> None:
         """See `Queue`."""
@@ -158,19 +146,10 @@ class Batch:
 
     def status(self) -> str:
         """Returns one line with the progress and the time left of each running job, and the time left of all jobs."""
+        expected = self._execution.estimates.of
         with self._lock:
-            active = list(self._active.values())
-            running = [each for each in active if each.begun is not None]
-            waiting = [*self._waiting, *(each.job for each in active if each.begun is None)]
-        estimates = self._execution.estimates
-        remaining = [estimates.of(job.name) for job in waiting]
-        parts = []
-        for active in running:
-            done = active.job.progress()
-            left = active.begun.left(done, estimates.of(active.job.name))
-            remaining.append(left)
-            parts.append(f"{active.job.name} {100 * done:.0f} %, {duration(left)} left")
-        return f"{'; '.join(parts)} | all jobs: {total_time(remaining, self._execution.engine.slots, ' left')}"
+            active, waiting = list(self._active.values()), [expected(job.name) for job in self._waiting]
+        return progress_of(active, waiting, expected, self._execution.engine.slots, "all jobs")
 
 
 def _kept_log(job: Job, ending: Ending) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from neural_alignment.errors import InputError, RunError
@@ -105,6 +105,50 @@ class Begun:
         if done > self.done:
             return self.seconds * (1 - done) / (done - self.done)
         return max(expected * (1 - self.done) - self.seconds, 0.0)
+
+
+@dataclass(frozen=True)
+class Active:
+    """A job that has been taken.
+
+    Attributes:
+        job: the job.
+        begun: its beginning; None while it waits on a cluster.
+        title: how a person would call it. Default: its name.
+    """
+
+    job: Job
+    begun: Begun | None
+    title: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the job began."""
+        return 0.0 if self.begun is None else self.begun.seconds
+
+
+def progress_of(
+    active: Sequence[Active], waiting: Sequence[float], expected: Callable[[str], float], slots: int, all_of_them: str
+) -> str:
+    """Returns one line with the progress and the time left of each running job, and the time left of all jobs.
+
+    Args:
+        active: the jobs that have been taken.
+        waiting: expected durations in seconds of the jobs that have not been taken; NaN if unknown.
+        expected: returns the expected duration of a job from its name.
+        slots: number of jobs at a time.
+        all_of_them: name of all jobs, such as "all trials".
+    """
+    parts, remaining = [], list(waiting)
+    for each in active:
+        left = expected(each.job.name)
+        if each.begun is not None:
+            done = each.job.progress()
+            left = each.begun.left(done, left)
+            parts.append(f"{each.title or each.job.name} {100 * done:.0f} %, {duration(left)} left")
+        remaining.append(left)
+    total = f"{all_of_them}: {total_time(remaining, slots, ' left')}"
+    return f"{'; '.join(parts)} | {total}" if parts else total
 
 
 def _read(path: str) -> dict[str, float]:

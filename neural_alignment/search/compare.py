@@ -6,11 +6,12 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from neural_alignment.jobs.batch import Screen
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.reporting import Artifact, Spread, duration, markdown, new_figure, whole_ticks, write
 from neural_alignment.search import report, run
@@ -32,7 +33,7 @@ def compare(
     search_dir: str,
     engine: Engine,
     output: str,
-    say: Callable[[str], None],
+    screen: Screen,
 ) -> str:
     """Runs the searches one after another, each in its own directory, and writes their comparison.
 
@@ -44,7 +45,7 @@ def compare(
         output: path of the files without extension. `output`.csv gets a line per trial, `output`.md the comparison,
             `output`.png the figure; `output`_importance.csv and .png show the importance of each metaparameter in the
             trials of TPE (Figure S2).
-        say: called with each line of progress, such as one per trial.
+        screen: shows a line per trial, and the progress of the running trials.
 
     Returns:
         The comparison, as in `output`.md.
@@ -57,13 +58,13 @@ def compare(
     known = [plan for plan in plans.values() if plan.seconds]
     seconds = sum(plan.seconds * plan.trials / min(engine.slots, plan.trials) for plan in known)
     estimate = f", estimate: {duration(seconds)} from scratch" if known else ""
-    say(f"{len(plans)} searches, {total} trials{estimate}")
+    screen.line(f"{len(plans)} searches, {total} trials{estimate}")
     rows = []
     results: dict[tuple[str, int], list[Trial]] = {}
     for number, ((algorithm, seed), plan) in enumerate(plans.items(), start=1):
-        say(f"search {number} of {len(plans)}: {algorithm}, seed {seed}")
+        screen.line(f"search {number} of {len(plans)}: {algorithm}, seed {seed}")
         place = tf.io.gfile.join(search_dir, f"{algorithm}_{seed}")
-        trials = results[algorithm, seed] = run.search(plan, overrides, place, engine, say)
+        trials = results[algorithm, seed] = run.search(plan, overrides, place, engine, screen)
         rows += _rows(algorithm, seed, trials)
     text = verdict(results)
     if folder := output.rpartition("/")[0]:

@@ -31,8 +31,9 @@ import tensorflow as tf
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
+from neural_alignment.jobs.batch import Screen
 from neural_alignment.jobs.ending import Ending
-from neural_alignment.jobs.estimates import Begun
+from neural_alignment.jobs.estimates import Active, Begun, progress_of
 from neural_alignment.jobs.job import LOGS, Job, Training, log_file
 from neural_alignment.jobs.pool import Engine
 from neural_alignment.losses import ACCURACY
@@ -45,8 +46,6 @@ from neural_alignment.search.records import Lines, Trial, as_trial, best_of, dam
 from neural_alignment.search.spaces import Fixed, Settings
 from neural_alignment.training import files, hparams, lock, setup
 from neural_alignment.training.config_comparison import first_difference
-
-Say = Callable[[str], None]
 
 BEST = f"best_{ACCURACY.column}"
 """Name of the result of a trial in TensorBoard."""
@@ -82,7 +81,7 @@ class Search:
         return Training(name, self.file("settings", f"{name}.yaml"), self.file("trials", name), log=log)
 
 
-def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine, say: Say) -> list[Trial]:
+def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine, screen: Screen) -> list[Trial]:
     """Runs or resumes a search and writes its report, also if it is stopped after a trial has finished.
 
     Args:
@@ -90,7 +89,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
         overrides: `key.path=value`, applied to the base configuration.
         search_dir: the search directory to create or resume.
         engine: runs the trials.
-        say: called with each line of progress, such as one per trial.
+        screen: shows a line per trial, and the progress of the running trials.
 
     Returns:
         All trials that have ended, ordered by number.
@@ -113,7 +112,7 @@ def search(plan: Plan, overrides: Sequence[str], search_dir: str, engine: Engine
             stored = plan.model_copy(update={"config": "base.yaml"})
             files.write_whole(searched.file("search.yaml"), stored.dump())
             files.write_whole(searched.file("base.yaml"), configuration.dump(searched.base))
-            trials = Ledger(searched, engine, chance, say, check_held)
+            trials = Ledger(searched, engine, chance, screen, check_held)
             trials.announce()
             trials.show_in_tensorboard()
             try:
@@ -205,21 +204,21 @@ class Ledger:
         searched: the search.
         engine: runs the trials; its number of slots is needed for the time left.
         chance: score of a diverged trial, a fraction.
-        say: called with each line of progress, such as one per trial.
+        screen: shows a line per trial, and the progress of the running trials.
         check_held: raises an error if another process has taken over the directory.
 
     Raises:
         RunError: if a file of the search is damaged.
     """
 
-    def __init__(self, searched: Search, engine: Engine, chance: float, say: Say, check_held: Callable[[], None]):
+    def __init__(self, searched: Search, engine: Engine, chance: float, screen: Screen, check_held: Callable[[], None]):
         self.folder = searched.folder
         self.independent = searched.plan.algorithm == "random"
         self._search = searched
         self._plan = searched.plan
         self._space = searched.plan.checked_space
         self._engine = engine
-        self._say = say
+        self._screen = screen
         self._check_held = check_held
         self._proposer = Proposer(searched.plan)
         self._chance = chance
@@ -231,7 +230,7 @@ class Ledger:
         self._drawn = {number: self._drawn_in(trial) for number, trial in self._trials.items()} | self._drawn
         # Trials that an earlier process started but did not complete come first.
         self._waiting = sorted(self._drawn.keys() - self._trials.keys())
-        self._begun: dict[int, Begun] = {}
+        self._active: dict[int, Active] = {}
 
     def _read_proposals(self) -> dict[int, Settings]:
         """Returns trial number -> drawn settings."""
@@ -298,7 +297,7 @@ class Ledger:
         line = f"{self._plan.trials} trials of {self._plan.algorithm}, {self._engine.slots} at a time"
         if self._trials:
             line += f"; {len(self._trials)} have ended already"
-        self._say(line + self._time_left(", estimate: about {} to go"))
+        self.say(line + self._time_left(", estimate: about {} to go"))
 
     def next(self) -> Job | None:
         """See `jobs.pool.Queue`."""
@@ -313,7 +312,7 @@ class Ledger:
                 else:
                     return None
                 job = self._search.job(number)
-                self._begun[number] = Begun.now(job)
+                self.begins(job)
                 try:
                     config = plans.trial_config(self._plan, self._search.base, self._drawn[number])
                 except ConfigError as error:  # A combination of settings that `plan.check` did not try.
@@ -339,18 +338,23 @@ class Ledger:
     def put_back(self, job: Job) -> None:
         """See `jobs.pool.Queue`."""
         with self._lock:
+            del self._active[int(job.name)]
             self._waiting.insert(0, int(job.name))
 
     def waits(self, job: Job) -> None:
         """See `jobs.pool.Queue`."""
+        with self._lock:
+            self._active[int(job.name)] = Active(job, None)
 
     def begins(self, job: Job) -> None:
         """See `jobs.pool.Queue`."""
-        self._begun[int(job.name)] = Begun.now(job)
+        with self._lock:
+            number = int(job.name)
+            self._active[number] = Active(job, Begun.now(job), f"trial {number}")
 
     def say(self, line: str) -> None:
         """See `jobs.pool.Queue`."""
-        self._say(line)
+        self._screen.line(line)
 
     def ended(self, job: Job, ending: Ending) -> None:
         """See `jobs.pool.Queue`."""
@@ -361,14 +365,20 @@ class Ledger:
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])
-            trial = Trial.ended(number, ending, self._chance, self._begun[number].whole, settings)
+            begun = self._active.pop(number).begun
+            trial = Trial.ended(number, ending, self._chance, 0.0 if begun is None else begun.whole, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
             self._write_session(trial)
-            self._say(self._line(trial) + ending.requeued)
+            self.say(self._line(trial) + ending.requeued)
 
     def show_progress(self) -> None:
-        """See `jobs.pool.Queue`. Shows nothing, because a line is printed for each trial."""
+        """See `jobs.pool.Queue`."""
+        seconds = self._expected()
+        with self._lock:
+            active = list(self._active.values())
+            waiting = [seconds] * (self.left() - len(active))
+        self._screen.status(progress_of(active, waiting, lambda name: seconds, self._engine.slots, "all trials"))
 
     def _line(self, trial: Trial) -> str:
         """Returns the line that reports a trial that has ended."""
@@ -380,7 +390,14 @@ class Ledger:
 
     def _time_left(self, text: str) -> str:
         """Returns `text` with the estimated time left; empty if no trial is left or no duration is known."""
+        each, rest = self._expected(), self.left()
+        if math.isnan(each) or not rest:
+            return ""
+        return text.format(duration(each * rest / min(self._engine.slots, rest)))
+
+    def _expected(self) -> float:
+        """Returns the expected duration of a trial in seconds; NaN if it is not known."""
         seconds = [trial.seconds for trial in self._trials.values()]
-        each = statistics.fmean(seconds) if seconds else self._plan.seconds
-        rest = self.left()
-        return "" if each is None or not rest else text.format(duration(each * rest / min(self._engine.slots, rest)))
+        if seconds:
+            return statistics.fmean(seconds)
+        return math.nan if self._plan.seconds is None else self._plan.seconds

@@ -13,7 +13,7 @@ from neural_alignment.jobs.batch import Batch, Execution, Screen
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.engines.processes import Processes
-from neural_alignment.jobs.estimates import Begun, Estimates
+from neural_alignment.jobs.estimates import Active, Begun, Estimates
 from neural_alignment.jobs.job import log_file
 from neural_alignment.jobs.pool import Engine
 
@@ -77,7 +77,7 @@ def test_the_status_names_the_running_jobs_and_the_time_left(tmp_path, training)
     first, second = training("fc/a/seed0"), training("fc/b/seed0")
     jobs = Batch([first, second], str(tmp_path), 2, Execution(InProcess(), Screen(print, print), estimates))
     assert jobs.next() == first
-    jobs._active["fc/a/seed0"] = batch._Active(first, Begun(time.monotonic() - 30))
+    jobs._active["fc/a/seed0"] = Active(first, Begun(time.monotonic() - 30))
     assert jobs.status() == "fc/a/seed0 0 %, 70 s left | all jobs: 3 min left (estimate)"
     path = tmp_path / "runs" / "fc" / "a" / "seed0"
     path.mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_the_time_left_of_a_resumed_run_follows_from_its_progress_since_then(tmp
 
     def after(seconds):
         begun = jobs._active["run"].begun
-        jobs._active["run"] = batch._Active(run, Begun(time.monotonic() - seconds, begun.done))
+        jobs._active["run"] = Active(run, Begun(time.monotonic() - seconds, begun.done))
         return jobs.status().partition(" |")[0]
 
     assert after(10) == "run 50 %, 40 s left"  # Half of 100 seconds, of which 10 have passed.

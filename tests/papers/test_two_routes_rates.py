@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import lab_rates
 import pytest
+from helpers import screen_of
 from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
@@ -97,7 +98,7 @@ def searched(tmp_path):
     """Returns a function that runs a part of the search of a rule, and the table of rates of all searches so far."""
 
     def call(rule, trials=99):
-        run.search(plan_of(rule), (), str(tmp_path / "searches" / rule), Judge(trials), print)
+        run.search(plan_of(rule), (), str(tmp_path / "searches" / rule), Judge(trials), screen_of(print))
 
     def table():
         item = find(commands.ITEMS, "table", "two_routes/rates")
@@ -179,7 +180,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
         assert config.optimization.forward.schedule == before.optimization.forward.schedule
         assert "(20 trials, 60 s of one core; best 40.00 % top-1)" in (lab_rates.SEARCHES / f"{rule}.yaml").read_text()
     plan = plans.load(f"{folder}/search/lab/two_routes/kolen_pollack.yaml")
-    trials = run.search(plan, (), str(tmp_path / "searches" / "kolen_pollack"), Judge(99), print)
+    trials = run.search(plan, (), str(tmp_path / "searches" / "kolen_pollack"), Judge(99), screen_of(print))
     assert len(trials) == plan.trials
 
 
@@ -198,7 +199,7 @@ def check(rule):
 
 def test_figure_s2_has_the_discrete_metaparameters_with_the_letters_of_the_paper(tmp_path):
     plan = plans.load(str(SEARCHES.parent / "information.yaml"), trials=9)
-    trials = run.search(plan, (), str(tmp_path / "search"), Judge(9), print)
+    trials = run.search(plan, (), str(tmp_path / "search"), Judge(9), screen_of(print))
     item = find(commands.ITEMS, "figure", "two_routes/S2")
     artifact = item.make(commands.Folders(str(tmp_path / "search"), configs=CONFIGS).source(item, "paper"))
     rows = [row for row in artifact.rows if row["letter"]]
@@ -219,7 +220,7 @@ def test_figure_s2_has_the_discrete_metaparameters_with_the_letters_of_the_paper
 
 def test_a_search_without_a_discrete_metaparameter_has_no_figure_s2(tmp_path):
     plan = plans.load(str(SEARCHES / "symmetric.yaml"), trials=1)
-    run.search(plan, (), str(tmp_path / "search"), Judge(1), print)
+    run.search(plan, (), str(tmp_path / "search"), Judge(1), screen_of(print))
     item = find(commands.ITEMS, "figure", "two_routes/S2")
     with pytest.raises(RunError, match="is a search without a discrete metaparameter"):
         item.check(commands.Folders(str(tmp_path / "search"), configs=CONFIGS).source(item, "paper"))

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers import screen_of
 from processes import Command
 
 from neural_alignment.data.sources import DigitsData
@@ -33,7 +34,7 @@ def children(monkeypatch):
 
 def searched(plan, path, engine, overrides=()):
     said = []
-    return run.search(plan, overrides, str(path), engine, said.append), said
+    return run.search(plan, overrides, str(path), engine, screen_of(said.append)), said
 
 
 MIXED = """
@@ -75,7 +76,7 @@ class TestProcesses:
         thread.start()
         said = []
         try:
-            trials = run.search(plan, base, str(path), Processes(2), said.append)
+            trials = run.search(plan, base, str(path), Processes(2), screen_of(said.append))
         finally:
             endless.set()
             thread.join()
@@ -134,7 +135,7 @@ class TestProcesses:
         thread = threading.Thread(target=interrupt)
         thread.start()
         with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
-            run.search(plan, ["epochs=1000000"], str(path), Processes(2), print)
+            run.search(plan, ["epochs=1000000"], str(path), Processes(2), screen_of(print))
         thread.join()
         assert not (path / "trials.jsonl").exists()
         for name in ("0001", "0002"):
@@ -158,7 +159,7 @@ def test_lost_data_stop_the_search_without_failed_trials(tmp_path, plan_file, mo
                 ["epochs=1"],
                 str(path),
                 InProcess(),
-                lambda line: gone.set() if line.startswith("trial 1,") else None,
+                screen_of(lambda line: gone.set() if line.startswith("trial 1,") else None),
             )
     assert len((path / "trials.jsonl").read_text().splitlines()) == 1
     trials, _ = searched(plan, path, InProcess(), ["epochs=1"])

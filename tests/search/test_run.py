@@ -5,16 +5,18 @@ import itertools
 import json
 import signal
 import threading
+import time
 import types
 
 import pytest
 import tensorflow as tf
-from helpers import SMALL_RUN
+from helpers import SMALL_RUN, screen_of
 from processes import Command
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs import estimates
+from neural_alignment.jobs.batch import Screen
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.optimization import Clock
@@ -38,7 +40,7 @@ def search(tmp_path, plan_file, said):
 
     def call(engine, place="found", overrides=(), **replaced):
         plan = plans.load(plan_file(), **replaced)
-        return run.search(plan, overrides, str(tmp_path / place), engine, said.append)
+        return run.search(plan, overrides, str(tmp_path / place), engine, screen_of(said.append))
 
     return call
 
@@ -100,9 +102,8 @@ def test_a_base_may_change_where_the_search_sets_the_values_itself(scripted, pla
 
     def search(decay, trials):
         base = SMALL_RUN.replace("decay: 2.0e-3", f"decay: {decay}")
-        return run.search(
-            plans.load(plan_file(base=base), trials=trials), (), str(tmp_path / "found"), engine(judge), print
-        )
+        plan = plans.load(plan_file(base=base), trials=trials)
+        return run.search(plan, (), str(tmp_path / "found"), engine(judge), screen_of(print))
 
     first, again = search(0.5, 1), search(0.25, 2)
     assert [trial.settings for trial in again][:1] == [trial.settings for trial in first]
@@ -122,7 +123,7 @@ def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search,
     search(engine(judge), trials=1)
     plan = plans.load(plan_file(plan_file.text.replace("0.01]", "0.02]")))
     with pytest.raises(RunError, match=r"space\.alignment\.decay was \{'uniform': \[0, 0.01\]\}, is now"):
-        run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
+        run.search(plan, (), str(tmp_path / "found"), engine(judge), screen_of(print))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(RunError, match="is not a search directory: contains "):
@@ -255,6 +256,27 @@ TRIAL = {
 PROPOSAL = {"number": 1, "drawn": TRIAL["settings"]}
 
 
+def test_the_status_names_the_running_trials_and_the_time_left(tmp_path, plan_file, monkeypatch):
+    shown, path = [], tmp_path / "found"
+    for name in ("settings", "trials"):
+        (path / name).mkdir(parents=True)
+    plan = plans.load(plan_file(), trials=4)
+    searched = run.Search(plan, plans.base_config(plan), str(path))
+    trials = run.Ledger(searched, types.SimpleNamespace(slots=2), 0.1, Screen(print, shown.append), lambda: None)
+    first, second = trials.next(), trials.next()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 30)  # Both have run for 30 s.
+    (path / "trials" / "0001").mkdir()
+    (path / "trials" / "0001" / "metrics.csv").write_text(f"step,epoch\n0,0\n5,{searched.base.epochs / 4}\n")
+    trials.show_progress()
+    running = "trial 1 25 %, 90 s left; trial 2 0 %, an unknown time left"
+    assert shown.pop() == f"{running} | all trials: 90 s left (estimate) and 3 not known yet"
+    trials.waits(second)  # On a cluster.
+    trials.ended(first, Ending("finished", 0.5))
+    trials.show_progress()
+    assert shown.pop() == "all trials: 45 s left (estimate)"  # Three of 30 s, two at a time.
+
+
 @pytest.fixture
 def ledger(tmp_path, plan_file):
     """Reads the records of a search of one proposal, written as versions without checksums did."""
@@ -262,7 +284,7 @@ def ledger(tmp_path, plan_file):
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "proposals.jsonl").write_text(json.dumps(PROPOSAL) + "\n")
     searched = run.Search(plan, plans.base_config(plan), str(tmp_path / "found"))
-    return lambda: run.Ledger(searched, InProcess(), 0.1, print, lambda: None)
+    return lambda: run.Ledger(searched, InProcess(), 0.1, screen_of(print), lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +465,7 @@ def test_incompatible_settings_fail_only_their_own_trial(search, scripted, plan_
     space = "  optimization.alternation: {choice: [null, 1]}\n  optimization.delay_epochs: {choice: [1, 2]}\n"
     text = f"config: base.yaml\ntrials: 12\nalgorithm: random\nspace:\n{space}"
     plan = plans.load(plan_file(text))
-    trials = run.search(plan, (), str(tmp_path / "found"), engine(judge), print)
+    trials = run.search(plan, (), str(tmp_path / "found"), engine(judge), screen_of(print))
     for trial in trials:
         drawn = [trial.settings[f"optimization.{name}"] for name in ("alternation", "delay_epochs")]
         impossible = drawn == [None, 2]
@@ -575,7 +597,8 @@ def test_the_key_of_a_comparison_is_outside_and_trials_are_whole_numbers():
 def compared(plan_file, tmp_path, engine, seeds=(0, 1, 2), said=None):
     each = {(a, s): plans.load(plan_file(), algorithm=a, seed=s) for a in ("tpe", "random") for s in seeds}
     output = str(tmp_path / "out" / "search_x")
-    text = compare.compare(each, (), str(tmp_path / "runs"), engine, output, (said if said is not None else []).append)
+    screen = screen_of((said if said is not None else []).append)
+    text = compare.compare(each, (), str(tmp_path / "runs"), engine, output, screen)
     with open(f"{output}.csv") as file:
         return text, list(csv.DictReader(file))
 
@@ -659,7 +682,7 @@ space:
 """
     path = tmp_path / "found"
     plan = plans.load(plan_file(text))
-    trials = run.search(plan, (), str(path), InProcess(), said.append)
+    trials = run.search(plan, (), str(path), InProcess(), screen_of(said.append))
     assert {trial.state for trial in trials} == {"finished", "diverged"}
     for each in trials:
         status = training.RunDirectory(path / "trials" / f"{each.number:04d}").status()
@@ -676,7 +699,7 @@ space:
     # Without the records, the runs are read: those that have ended are not trained again.
     models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
     (path / "trials.jsonl").unlink()
-    found = run.search(plan, (), str(path), InProcess(), said.append)
+    found = run.search(plan, (), str(path), InProcess(), screen_of(said.append))
     assert [(t.state, t.top1, t.settings) for t in found] == [(t.state, t.top1, t.settings) for t in trials]
     assert models == {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
 
@@ -747,7 +770,7 @@ def test_a_search_killed_within_a_trial_resumes_that_trial(tmp_path, plan_file, 
     models = {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
     begun = [row["drawn"] for row in lines(path / "proposals.jsonl")]
     plan = plans.load(plan_path, trials=3)
-    trials = run.search(plan, ["epochs=20"], str(path), InProcess(), said.append)
+    trials = run.search(plan, ["epochs=20"], str(path), InProcess(), screen_of(said.append))
     assert [t.state for t in trials] == ["finished"] * 3
     assert [t.number for t in trials] == [1, 2, 3]
     assert [row["drawn"] for row in lines(path / "proposals.jsonl")][: len(begun)] == begun

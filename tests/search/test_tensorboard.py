@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from event_reader import experiment, points, run_names, session
-from helpers import SMALL_RUN
+from helpers import SMALL_RUN, screen_of
 from tensorboard.plugins.hparams import api_pb2, list_session_groups
 
 from neural_alignment import compare
@@ -52,7 +52,8 @@ class Trained:
 def search(tmp_path, plan_file):
     def call(endings, *overrides, trials=4):
         path = plan_file(SPACE.replace("trials: 4", f"trials: {trials}"))
-        return run.search(plan.load(path), overrides, str(tmp_path / "search"), Trained(endings), lambda line: None)
+        quiet = screen_of(lambda line: None)
+        return run.search(plan.load(path), overrides, str(tmp_path / "search"), Trained(endings), quiet)
 
     return call
 
@@ -111,7 +112,8 @@ def test_a_row_passes_the_filters_of_its_options(plan_file, tmp_path):
     space = f"config: base.yaml\ntrials: 12\nspace:\n  $any: {{choice: {json.dumps(options)}}}\n"
     space += "  alignment.decay: {match: $any, cases: [[null, 0], [0.5, 1], [true, 0], [adam, 1], [[1, 2], 0.5]]}\n"
     path, engine = plan_file(space), Trained(["finished"] * 12)
-    trials = run.search(plan.load(path), ["logging.tensorboard=true"], str(tmp_path / "search"), engine, print)
+    overrides = ["logging.tensorboard=true"]
+    trials = run.search(plan.load(path), overrides, str(tmp_path / "search"), engine, screen_of(print))
     column = next(info for info in experiment(tmp_path / "search").hparam_infos if info.name == "$any")
     names = ["null", "0.5", "true", "adam", "[1, 2]"]
     assert [value.string_value for value in column.domain_discrete.values] == names
