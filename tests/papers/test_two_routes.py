@@ -284,6 +284,20 @@ def test_fewer_examples_are_compared_with_the_whole_batch_by_seed(tmp_path):
     assert product.text.count("missing") == 2 * 12
 
 
+def test_a_cost_that_does_not_show_is_bounded_by_its_interval(tmp_path):
+    """The mean is 1 and its standard error 0.577 points; 4.303 of them are the half of the interval of three seeds."""
+    for cell in find(commands.ITEMS, "table", "two_routes/examples").cells["lab"]:
+        if cell.labels["rule"] == "activation" and cell.labels["examples"] >= 0.5:
+            costs = (0.0,) * 5 if cell.labels["examples"] == 1 else (0.01, 0.02, 0.0)
+            for seed, cost in enumerate(costs):
+                write_run(tmp_path / "runs", cell, seed, TOP1[seed] - cost)
+    text = make("table", "two_routes/examples", "lab", runs=str(tmp_path / "runs")).text
+    line = (
+        "- activation (AA): no cost shows down to 0.5 of the batch; costs of up to 3.5 points are within the intervals."
+    )
+    assert line in text.splitlines()
+
+
 def test_the_table_of_angles_has_means_over_layers_and_seeds(tmp_path):
     cells = {cell.labels["rule"]: cell for cell in find(commands.ITEMS, "table", "two_routes/angles").cells["lab"]}
     assert {cell.name for cell in cells.values()} <= {cell.name for cell in all_cells("lab")}

@@ -146,7 +146,7 @@ def test_the_table_of_claims_follows_from_the_other_files(runs):
         assert row["verdict"] == expected, row
 
 
-@pytest.mark.parametrize("name", ["claims", "angles", "further_claims"])
+@pytest.mark.parametrize("name", ["claims", "angles", "further_claims", "examples"])
 def test_the_page_has_the_tables_of_the_files(name):
     """`neural-alignment table two_routes/NAME` writes both."""
     text = (RESULTS / f"table_{name}.md").read_text()

@@ -76,7 +76,7 @@ _FROM_CONFIGS = ("5", "S2")
 """Numbers of those that read configurations without runs."""
 
 PAGES = ("docs/two_routes.md",)
-"""The page that contains both tables of claims and that of angles."""
+"""The page that contains the tables of claims, of angles, and of R from a part of each batch."""
 
 ITEMS = [
     *(
@@ -85,7 +85,14 @@ ITEMS = [
     ),
     Item("table", "two_routes/claims", "the paper's comparisons of rules, judged", claims.table, _CLAIMED, pages=PAGES),
     Item("table", "two_routes/angles", "angles of all rules, ResNet-18", angles.make, angles.plan(), pages=PAGES),
-    Item("table", "two_routes/examples", "R from a part of each batch", fewer_examples.make, fewer_examples.plan()),
+    Item(
+        "table",
+        "two_routes/examples",
+        "R from a part of each batch",
+        fewer_examples.make,
+        fewer_examples.plan(),
+        pages=PAGES,
+    ),
     Item(
         "table",
         "two_routes/rates",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from neural_alignment.jobs.plans import Cell, Outcome
-from neural_alignment.papers.claims import TOO_FEW, above, verdict
+from neural_alignment.papers.claims import TOO_FEW, above, reach, verdict
 from neural_alignment.papers.registry import Profiles, Source
 from neural_alignment.papers.tables import chosen, grouped, over_layers, spread, table
 from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, SEEDS, lab_cell
@@ -76,17 +76,24 @@ def _row(cell: Cell, outcome: Outcome) -> Row:
     }
 
 
-def _cost(whole: Sequence[Row], part: Sequence[Row]) -> dict[str, str]:
-    """Returns the loss of accuracy against the whole batch, and whether it shows; empty with less than two pairs."""
+def _cost(whole: Sequence[Row], part: Sequence[Row]) -> Row:
+    """Returns the loss of accuracy against the whole batch, whether it shows, and the upper end of its interval.
+
+    It is empty with less than two pairs.
+    """
     reference = {row["seed"]: row["top1"] for row in whole}
     cost = Spread([100 * (reference[row["seed"]] - row["top1"]) for row in part if row["seed"] in reference])
     if len(cost.known) < 2:
         return {}
-    return {"cost": f"{cost.mean:+.2f} ± {cost.error:.2f}", "shows": verdict([above().judge(cost)])}
+    text, shows = f"{cost.mean:+.2f} ± {cost.error:.2f}", verdict([above().judge(cost)])
+    return {"cost": text, "shows": shows, "most": cost.mean + reach(cost.error, len(cost.known) - 1)}
 
 
 def _conclusions(lines: Sequence[Row]) -> list[str]:
-    """Returns a sentence for each rule that names the first fraction with a cost that shows."""
+    """Returns a sentence for each rule that names the first fraction with a cost that shows.
+
+    If there is none, it names the largest cost within the intervals.
+    """
     found = []
     for (name,), own in grouped(lines, "name").items():
         tested = [line for line in own if line["shows"] not in ("", TOO_FEW)]
@@ -94,5 +101,9 @@ def _conclusions(lines: Sequence[Row]) -> list[str]:
         if first is not None:
             found.append(f"{name}: costs accuracy from {first} of the batch on.")
         elif tested:
-            found.append(f"{name}: no cost shows down to {tested[-1]['examples']} of the batch.")
+            most = max(line["most"] for line in tested)
+            found.append(
+                f"{name}: no cost shows down to {tested[-1]['examples']} of the batch; costs of up to {most:.1f} points "
+                "are within the intervals."
+            )
     return ["\n".join(f"- {line}" for line in found)] if found else []
