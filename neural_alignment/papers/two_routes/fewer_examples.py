@@ -103,7 +103,7 @@ def _conclusions(lines: Sequence[Row]) -> list[str]:
         elif tested:
             most = max(line["most"] for line in tested)
             found.append(
-                f"{name}: no cost shows down to {tested[-1]['examples']} of the batch; costs of up to {most:.1f} points "
-                "are within the intervals."
+                f"{name}: no cost shows down to {tested[-1]['examples']} of the batch; "
+                f"costs of up to {most:.1f} points are within the intervals."
             )
     return ["\n".join(f"- {line}" for line in found)] if found else []
