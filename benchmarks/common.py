@@ -15,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -283,7 +283,7 @@ def facts(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 def occasion(load: float) -> dict[str, Any]:
     """Returns the date of a measurement (UTC) and the load of the machine before it."""
-    return {"date": datetime.now(UTC).date().isoformat(), "load": round(load, 2)}
+    return {"date": datetime.now(timezone.utc).date().isoformat(), "load": round(load, 2)}
 
 
 def machine() -> dict[str, Any]:

@@ -126,6 +126,11 @@ class Active:
         """The seconds since the job began."""
         return 0.0 if self.begun is None else self.begun.seconds
 
+    @property
+    def whole(self) -> float:
+        """As `Begun.whole`; 0 if the job has not begun."""
+        return 0.0 if self.begun is None else self.begun.whole
+
 
 def progress_of(
     active: Sequence[Active], waiting: Sequence[float], expected: Callable[[str], float], slots: int, all_of_them: str

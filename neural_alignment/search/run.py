@@ -365,8 +365,7 @@ class Ledger:
         with self._lock:
             self._check_held()
             settings = self._space.settings(self._drawn[number])
-            begun = self._active.pop(number).begun
-            trial = Trial.ended(number, ending, self._chance, 0.0 if begun is None else begun.whole, settings)
+            trial = Trial.ended(number, ending, self._chance, self._active.pop(number).whole, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial
             self._write_session(trial)
@@ -374,9 +373,8 @@ class Ledger:
 
     def show_progress(self) -> None:
         """See `jobs.pool.Queue`."""
-        seconds = self._expected()
         with self._lock:
-            active = list(self._active.values())
+            seconds, active = self._expected(), list(self._active.values())
             waiting = [seconds] * (self.left() - len(active))
         self._screen.status(progress_of(active, waiting, lambda name: seconds, self._engine.slots, "all trials"))
 
