@@ -763,7 +763,7 @@ def _default_place(root: str, config: str, smoke: bool = False) -> str:
 
     An option with a path may lead anywhere; a name that is derived from the path of a file stays below `root`.
     """
-    from neural_alignment.training import files
+    from neural_alignment import files
 
     return files.confined(root, f"{'smoke/' if smoke else ''}{run_name(config)}")
 
@@ -855,7 +855,7 @@ def _system_message(error: Exception) -> str | None:
     message = shortened(" ".join((getattr(error, "message", None) or str(error)).rpartition("}} ")[2].split()))
     exhausted = type(error).__name__ == "ResourceExhaustedError"
     if exhausted:
-        from neural_alignment.training import files
+        from neural_alignment import files
 
         if full := files.full_disk(error):
             return f"{full}; free some space, then repeat the command"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -78,6 +78,30 @@ def generator(
         with tf.init_scope():
             seed = _seed_of(initializer, _values_drawn(initializer, kernel, kernel.dtype) if drawn is None else drawn)
     return np.random.default_rng(_seed(seed, layer, weight))
+
+
+def drawable(initializer: Initializer, kernels: Sequence[np.ndarray]) -> Initializer:
+    """Returns an initializer from which B can be drawn in a new layer, whatever values W has later.
+
+    Keras builds a saved layer before it reads the weights. If its initializer gives all entries of W the same value, no
+    B could be drawn then.
+
+    Args:
+        initializer: the initializer of some trained kernels.
+        kernels: the kernels.
+
+    Returns:
+        `initializer`, or a normal distribution with the mean and the variance of the kernels' entries if `initializer`
+        gives all entries the same value, but the kernels do not.
+    """
+    if isinstance(getattr(initializer, "seed", None), int):
+        return initializer
+    trained = np.concatenate([kernel.ravel() for kernel in kernels])
+    drawn = [keras.ops.convert_to_numpy(initializer(kernel.shape, dtype=str(kernel.dtype))) for kernel in kernels]
+    mean, deviation = _moments(trained)
+    if _moments(np.concatenate([each.ravel() for each in drawn]))[1] > 0 or not 0 < deviation < np.inf:
+        return initializer
+    return keras.initializers.RandomNormal(mean, deviation, seed=zlib.crc32(trained.tobytes()) & 0x7FFFFFFF)
 
 
 def _reseeded_by_keras(initializer: Initializer, shape: tuple[int, ...], layer: str, dtype: str) -> Tensor | None:

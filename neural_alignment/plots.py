@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment import files
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.losses import Criterion
 from neural_alignment.paths import real
 from neural_alignment.reporting import check_writable, new_figure, png, whole_ticks
-from neural_alignment.training import files
 from neural_alignment.training.metrics import by_layer
 from neural_alignment.training.run_directory import RunDirectory, check_different_seeds
 

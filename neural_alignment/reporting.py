@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from neural_alignment.errors import RunError, one_line
+from neural_alignment.files import write_whole
 from neural_alignment.paths import problem_of_file
-from neural_alignment.training.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

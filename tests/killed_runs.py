@@ -33,7 +33,8 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment.training import checkpoints, files, run, stepping
+from neural_alignment import files
+from neural_alignment.training import checkpoints, run, stepping
 
 STEPS_PER_EPOCH = 6
 

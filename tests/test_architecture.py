@@ -29,6 +29,7 @@ ORDER = [
         "terminal",
         "plugins",
         "paths",
+        "files",
         "shipped",
         "options",
         "registry",

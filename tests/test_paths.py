@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from helpers import for_each
 
-from neural_alignment import cli, data, paths, reporting, training
+from neural_alignment import cli, data, files, paths, reporting, training
 from neural_alignment import config as configuration
 from neural_alignment.data import index, recordings
 from neural_alignment.errors import ConfigError, DataError, InputError, RunError
 from neural_alignment.jobs import children
 from neural_alignment.search import plan as plans
 from neural_alignment.search import records
-from neural_alignment.training import files, initial_state, memory, setup
+from neural_alignment.training import initial_state, memory, setup
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")

@@ -223,7 +223,7 @@ def test_a_checkpoint_file_cannot_cause_the_removal_of_other_files(stopped, tmp_
     "config", ["../../configs/../../../escape.yaml", "configs/../../x.yaml", "/a/configs/b/../../../c.yaml"]
 )
 def test_a_default_run_directory_is_below_runs(config):
-    from neural_alignment.training.files import confined
+    from neural_alignment.files import confined
 
     path = confined("runs", cli.run_name(config))
     assert Path(os.path.abspath(path)).is_relative_to(Path("runs").absolute())

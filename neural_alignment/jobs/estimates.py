@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from neural_alignment import files
 from neural_alignment.errors import InputError, RunError
 from neural_alignment.jobs.job import Job
 from neural_alignment.reporting import csv_text, duration, read_csv
-from neural_alignment.training import files
 
 
 @dataclass

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment import plugins
+from neural_alignment import files, plugins
 from neural_alignment.errors import InputError, RunError, one_line
 from neural_alignment.jobs.ending import Ending, ending_of, past_ending
-from neural_alignment.training import distribution, files, lock, run
+from neural_alignment.training import distribution, lock, run
 from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import RunDirectory

@@ -20,10 +20,10 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.errors import RunError, one_line
 from neural_alignment.jobs.job import Computation, log_file
 from neural_alignment.jobs.plans import Run, decisive
-from neural_alignment.training import files
 from neural_alignment.training.config_comparison import plain_difference
 
 Arrays = dict[str, np.ndarray]

@@ -17,11 +17,12 @@ from typing import Any, ClassVar, Protocol
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.batch import SUCCESSFUL, Batch, Execution
 from neural_alignment.jobs.job import Job, Training, log_file
 from neural_alignment.reporting import check_writable
-from neural_alignment.training import files, lock
+from neural_alignment.training import lock
 from neural_alignment.training.config_comparison import decisive_values, plain_difference
 from neural_alignment.training.existing_run import stored_state
 from neural_alignment.training.run_directory import RunDirectory, check_different_seeds

@@ -74,6 +74,13 @@ class AlignedAttention(LayerWithRule):
             for attribute, dense in dense_sublayers(layer).items()
         }
 
+    @classmethod
+    def initialized_kernels(cls, layer: Any) -> dict[str, list[Any]]:
+        """Returns the kernels of the native layer, which have one initializer. See `AlignedLayer`."""
+        return {
+            "kernel_initializer": [keras.ops.convert_to_numpy(each.kernel) for each in dense_sublayers(layer).values()]
+        }
+
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of the native layer with the alignment."""
         rule = self.alignment and keras.saving.serialize_keras_object(self.alignment)

@@ -90,7 +90,7 @@ class AlignedLayer(LayerWithRule):
     """The arguments that the native layer does not have."""
 
     initializer_arguments: ClassVar[tuple[str, ...]] = ("kernel_initializer",)
-    """The arguments of the native layer that initialise kernels."""
+    """The arguments of the native layer that initialise the kernels of `kernel_names`, in this order."""
 
     kernel_names: ClassVar[tuple[str, ...]] = ("kernel",)
     """The names of the weights that have a backward kernel."""
@@ -225,9 +225,19 @@ class AlignedLayer(LayerWithRule):
 
         They may have been trained since initialisation, so B is drawn independently of them.
         """
-        names = self.kernel_names
+        self._converted_kernels = self._kernels_of(layer)
+
+    @classmethod
+    def initialized_kernels(cls, layer: Any) -> dict[str, list[np.ndarray]]:
+        """Returns the kernels of the native layer, by the name of the argument that initialises them."""
+        kernels = cls._kernels_of(layer).values()
+        return {argument: [kernel] for argument, kernel in zip(cls.initializer_arguments, kernels, strict=False)}
+
+    @classmethod
+    def _kernels_of(cls, layer: Any) -> dict[str, np.ndarray]:
+        """Returns the kernels of the native layer by name."""
         holder = getattr(layer, "cell", layer)
-        self._converted_kernels = {name: keras.ops.convert_to_numpy(getattr(holder, name)) for name in names}
+        return {name: keras.ops.convert_to_numpy(getattr(holder, name)) for name in cls.kernel_names}
 
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.

@@ -37,6 +37,8 @@ class _RecurrentLayer(AlignedLayer):
 
     alignment_arguments = ("alignment",)
 
+    initializer_arguments = ("kernel_initializer", "recurrent_initializer")
+
     kernel_names = ("kernel", "recurrent_kernel")
 
     gates = 1

@@ -10,6 +10,7 @@ import keras
 from neural_alignment.alignments import Assignment
 from neural_alignment.alignments.error_path import error_weights
 from neural_alignment.errors import ArgumentError, Words
+from neural_alignment.initialization import drawable
 from neural_alignment.keras_internals import all_layers, arguments_of, copy_of, has_graph, replace_sublayer
 from neural_alignment.layers import ALIGNED_FORMS, AlignedAttention, AlignedLayer, TimeDistributed
 from neural_alignment.layers.base import LayerWithRule
@@ -49,6 +50,9 @@ def convert(model: keras.Model, alignment: Rules, strict: bool = False) -> Conve
     The copy has the same weights and is not compiled. The copy of a functional model, or of an `AlignedModel`, is a
     plain `keras.Model`. To use a rule for a whole network, build an `AlignedModel` from the copy:
     `AlignedModel(copy.inputs, copy.outputs)`.
+
+    A `kernel_initializer` that gives all entries of W the same value, such as "zeros", becomes a normal distribution
+    with the mean and the variance of the layer's weights, so that a saved copy can be loaded.
 
     The `alignment_activation` of a layer is found by following its output through batch normalisation and dropout to
     the nonlinearity, as long as no other layer reads the output on the way.
@@ -182,9 +186,13 @@ class _Copies:
         if "alignment_activation" in getattr(kind, "alignment_arguments", ()):
             follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
             config["alignment_activation"] = follows
+        keeps_kernels = rule is not None and issubclass(kind, AlignedLayer | AlignedAttention)
+        if keeps_kernels:
+            kernels = kind.initialized_kernels(layer)
+            config |= {each: drawable(config[each], kernels[each]) for each in kernels.keys() & config.keys()}
         # Not `from_config`, which would wrap the error that the constructor raises for an unsupported layer.
         aligned = kind(**{**config, "alignment": rule})
-        if isinstance(aligned, AlignedLayer | AlignedAttention):
+        if keeps_kernels:
             aligned.take_converted(layer)
         return aligned
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from neural_alignment import files
 from neural_alignment.errors import RunError, one_line
 from neural_alignment.jobs.ending import Ending, is_number
 from neural_alignment.paths import problem_of_file
 from neural_alignment.search.spaces import Settings
-from neural_alignment.training import files
 
 
 @dataclasses.dataclass(frozen=True)

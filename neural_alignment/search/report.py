@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from neural_alignment import config as configuration
 from neural_alignment.config import Config
+from neural_alignment.files import write_whole
 from neural_alignment.reporting import Artifact, Row, Spread, markdown, new_figure, whole_ticks
 from neural_alignment.reporting import write as write_artifact
 from neural_alignment.search import plan as plans
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of
 from neural_alignment.search.spaces import Fixed, Space, grouped
-from neural_alignment.training.files import write_whole
 
 
 class Group(NamedTuple):

@@ -29,6 +29,7 @@ from typing import Any
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, Stopped
 from neural_alignment.jobs.batch import Screen
@@ -44,7 +45,7 @@ from neural_alignment.search.plan import Plan
 from neural_alignment.search.propose import ProposalState, Proposer
 from neural_alignment.search.records import Lines, Trial, as_trial, best_of, damaged, is_count
 from neural_alignment.search.spaces import Fixed, Settings
-from neural_alignment.training import files, hparams, lock, setup
+from neural_alignment.training import hparams, lock, setup
 from neural_alignment.training.config_comparison import first_difference
 
 BEST = f"best_{ACCURACY.column}"

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from neural_alignment.alignments import forward_pass
 from neural_alignment.errors import ConfigError
+from neural_alignment.files import write_whole
 from neural_alignment.layers import Connection
 from neural_alignment.training import stages
-from neural_alignment.training.files import write_whole
 from neural_alignment.training.metrics import MetricsRow, by_layer
 from neural_alignment.training.model import AlignedModel, connections
 

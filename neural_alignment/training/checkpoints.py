@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from neural_alignment import files
 from neural_alignment.errors import RunError, one_line
 from neural_alignment.keras_internals import build_metrics
-from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
 _CLASS = tf.TensorSpec((), tf.int32)

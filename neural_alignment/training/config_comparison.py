@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.config import Config, Runtime
 from neural_alignment.data import SOURCES, SourceOptions
-from neural_alignment.training import files
 
 _FREE = ("checkpoints", "logging")
 """Parts of a configuration that may change on resume because they do not affect the result."""

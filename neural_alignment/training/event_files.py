@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 
-from neural_alignment.training import files
+from neural_alignment import files
 
 Event, Summary = tf.compat.v1.Event, tf.compat.v1.Summary
 

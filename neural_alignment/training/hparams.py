@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams_summary
 
-from neural_alignment.training import files
+from neural_alignment import files
 from neural_alignment.training.event_files import SUMMARY_OF_RUNS, EventFile, names_in, scalar
 
 _STATUS = {

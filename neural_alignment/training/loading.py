@@ -15,10 +15,9 @@ import tensorflow as tf
 
 # These imports register the classes of saved models with Keras.
 import optimizers  # noqa: F401
-from neural_alignment import losses, models, paths, plugins  # noqa: F401
+from neural_alignment import files, losses, models, paths, plugins  # noqa: F401
 from neural_alignment.errors import ConfigError, RunError, WrongValue, one_line
 from neural_alignment.serialization import PACKAGE
-from neural_alignment.training import files
 from neural_alignment.training.model import AlignedModel
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from neural_alignment.errors import RunError
-from neural_alignment.training.files import is_local, write_whole
+from neural_alignment.files import is_local, write_whole
 
 try:
     import fcntl

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from neural_alignment import files
 from neural_alignment.errors import RunError, one_line
-from neural_alignment.training import files
 
 MetricsRow = dict[str, float]
 """Column of `metrics.csv` -> value."""

@@ -11,9 +11,10 @@ import re
 
 import tensorflow as tf
 
+from neural_alignment import files
 from neural_alignment.config import Config
 from neural_alignment.errors import RunError
-from neural_alignment.training import config_comparison, event_files, files
+from neural_alignment.training import config_comparison, event_files
 from neural_alignment.training.checkpoints import check_state, kept_steps, named_steps, write_named
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.run_directory import RunDirectory

@@ -12,9 +12,10 @@ from typing import Any
 import tensorflow as tf
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.config import Config
 from neural_alignment.errors import DataError, Diverged, InputError, RunError, Stopped, Unavailable
-from neural_alignment.training import callbacks, distribution, existing_run, files, lock, rewind, setup
+from neural_alignment.training import callbacks, distribution, existing_run, lock, rewind, setup
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.graphs import keep_graphs
 from neural_alignment.training.preparation import Prepared, load_initial_state, prepare

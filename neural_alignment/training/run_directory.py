@@ -40,10 +40,10 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment import plugins
+from neural_alignment import files, plugins
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, one_line
-from neural_alignment.training import config_comparison, event_files, files, lock
+from neural_alignment.training import config_comparison, event_files, lock
 from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
 

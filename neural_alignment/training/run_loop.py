@@ -6,8 +6,9 @@ import math
 import time
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.config import Config
-from neural_alignment.training import callbacks, config_comparison, event_files, files, lock
+from neural_alignment.training import callbacks, config_comparison, event_files, lock
 from neural_alignment.training.divergence import diverged
 from neural_alignment.training.evaluation import Evaluator
 from neural_alignment.training.metrics import MetricsRow

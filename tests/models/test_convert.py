@@ -462,6 +462,38 @@ def test_a_layer_of_zeros_that_has_been_trained_is_converted():
     assert (b.mean(), b.std()) == (pytest.approx(0.2, abs=0.05), pytest.approx(0.5, rel=0.1))
 
 
+def constant(*arguments):
+    """Arguments of a layer whose kernels begin with equal entries."""
+    return {f"{argument}_initializer": keras.initializers.Constant(0.5) for argument in arguments}
+
+
+CONSTANT_LAYERS = {
+    "dense": lambda: keras.layers.Dense(5, **constant("kernel")),
+    "ones": lambda: keras.layers.Dense(5, kernel_initializer="ones"),
+    "convolution": lambda: keras.layers.Conv1D(5, 3, **constant("kernel")),
+    "depthwise": lambda: keras.layers.DepthwiseConv1D(3, **constant("depthwise")),
+    "separable": lambda: keras.layers.SeparableConv1D(5, 3, **constant("depthwise", "pointwise")),
+    "recurrent": lambda: keras.layers.LSTM(5, **constant("kernel", "recurrent")),
+    "bidirectional": lambda: keras.layers.Bidirectional(keras.layers.GRU(5, **constant("recurrent"))),
+    "attention": lambda: keras.layers.MultiHeadAttention(2, 3, **constant("kernel")),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT_LAYERS)
+def test_a_converted_model_can_be_loaded_if_initial_values_were_equal(name, tmp_path):
+    """Keras builds the layers of a saved model before it reads their weights."""
+    layer = CONSTANT_LAYERS[name]()
+    inputs = keras.Input((6, 4))
+    model = keras.Model(inputs, layer(inputs, inputs) if name == "attention" else layer(inputs))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.weights])
+    converted = convert(model, RULE).model
+    converted.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for weight, same in zip(loaded.weights, converted.weights, strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
 # Layers that are left to backpropagation are named, whatever their weights are called.
 
 

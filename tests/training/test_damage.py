@@ -19,6 +19,7 @@ from helpers import exhaustive_unless
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
 from neural_alignment.jobs import pieces, plans
 from neural_alignment.jobs.job import Training
@@ -26,7 +27,6 @@ from neural_alignment.training import (
     checkpoints,
     distribution,
     evaluation,
-    files,
     load_model,
     lock,
     run,

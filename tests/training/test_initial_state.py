@@ -15,7 +15,7 @@ from helpers import assert_differs, exhaustive_unless
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
-from neural_alignment import layers
+from neural_alignment import files, layers
 from neural_alignment.alignments import Feedback
 from neural_alignment.config import InitialState, Runtime
 from neural_alignment.errors import ConfigError, RunError
@@ -26,7 +26,6 @@ from neural_alignment.training import (
     describe,
     distribution,
     evaluation,
-    files,
     initial_state,
     load_weights,
     run,
@@ -103,6 +102,7 @@ FEEDBACK = {"alignment": {"rule": "feedback"}, "optimization": {"backward": None
 # Loading.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("state", exhaustive_unless([None, "last", "final", END, "file"], (None, "final")))
 def test_the_weights_are_those_that_the_run_has_ended_with(source, values, state):
     path, state = (source / "model.keras", None) if state == "file" else (source, state)

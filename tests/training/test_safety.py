@@ -12,8 +12,9 @@ import tensorflow as tf
 from prepared_run import PreparedRuns
 
 from neural_alignment import config as configuration
+from neural_alignment import files
 from neural_alignment.errors import RunError, Stopped
-from neural_alignment.training import files, lock, run, stepping
+from neural_alignment.training import lock, run, stepping
 from neural_alignment.training.checkpoints import CheckpointStore
 from neural_alignment.training.metrics import MetricsFile
 

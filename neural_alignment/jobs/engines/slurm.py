@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from neural_alignment import files
 from neural_alignment.errors import ConfigError, Stopped
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines import slurm_node, slurm_options, slurm_scheduler
@@ -26,7 +27,6 @@ from neural_alignment.jobs.engines.slurm_options import SlurmOptions
 from neural_alignment.jobs.engines.slurm_scheduler import Cluster, LocalProcesses, Scheduler
 from neural_alignment.jobs.job import Job, encode
 from neural_alignment.jobs.pool import REPORT, Engine, Queue
-from neural_alignment.training import files
 from neural_alignment.training.stopping import Stop
 
 POLL = 0.5

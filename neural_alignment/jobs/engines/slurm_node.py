@@ -11,10 +11,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from neural_alignment import files
 from neural_alignment.jobs.children import redirect_output
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
-from neural_alignment.training import files
 from neural_alignment.training.stopping import SIGNALS
 
 SECONDS = 120.0

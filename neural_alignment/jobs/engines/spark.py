@@ -12,12 +12,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from neural_alignment import files
 from neural_alignment.errors import ConfigError, one_line, shortened
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, decode, encode
 from neural_alignment.jobs.pool import Queue, SlotEngine
-from neural_alignment.training import files
 
 GRACE = 60.0
 """Seconds that jobs have to save their state before Spark cancels them."""

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment import plugins
+from neural_alignment import files, plugins
 from neural_alignment.errors import ConfigError
 from neural_alignment.jobs.children import Children, is_stop
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.job import Job, Training
 from neural_alignment.jobs.pool import SlotEngine, SlotLost
-from neural_alignment.training import files
 
 LOST = {4: "no TPU is available; the last one was {tpu}", 5: "{tpu} is busy with another run"}
 """Exit codes of a launcher that has not started the run, so that another TPU can train it, and their reasons."""
