@@ -34,9 +34,11 @@ quickstart: $(VENV)/.cpu
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Tests of killed processes, and all members of groups of which `make test` runs some: about 15 minutes on 2 cores.
+# Tests of killed processes, and all members of groups of which `make test` runs some: about 20 minutes on 2 cores.
+# PART=2/4 runs the third of four parts.
+PART ?= 0/1
 test-exhaustive: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive --part $(PART)
 
 # A run and the tests of the parts that use Keras most, with the lowest version of each package. It needs Python 3.11.
 # Warnings are no errors here: old packages use what newer ones, on which they depend, have deprecated.

@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -21,6 +23,26 @@ SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
 # Graphs consist of many long-lived objects. With Python's default thresholds garbage collection takes 6 % of the time.
 gc.set_threshold(100_000, 50, 50)
+
+
+def pytest_addoption(parser):
+    """Adds the option `--part`."""
+    parser.addoption("--part", metavar="K/N", help="run one of N parts of the tests, K from 0 to N - 1", default="0/1")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves the tests of the part that `--part` chooses. The name of a test determines its part."""
+    chosen = re.fullmatch(r"(\d+)/(\d+)", config.getoption("part"))
+    part, parts = map(int, chosen.groups()) if chosen else (0, 0)
+    if part >= parts:
+        raise pytest.UsageError(
+            f"--part: must be K/N with K from 0 to N - 1, such as 0/4. Received {config.option.part}"
+        )
+    groups = [], []
+    for item in items:
+        groups[zlib.crc32(item.nodeid.encode()) % parts == part].append(item)
+    others, items[:] = groups
+    config.hook.pytest_deselected(items=others)
 
 
 def pytest_configure(config):

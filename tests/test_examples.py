@@ -134,6 +134,7 @@ def test_1_feedback_alignment(here, eager, monkeypatch, capsys):
     assert measures["pseudogradient_angle/output"][-1] < 0.1 < measures["pseudogradient_angle/hidden_1"][-1]
 
 
+@pytest.mark.exhaustive
 def test_2_every_rule(here, monkeypatch, capsys):
     """The angle falls, and the table has a line per rule."""
     names = run("2_every_rule", monkeypatch, capsys)
@@ -155,6 +156,7 @@ def test_2_every_rule_has_every_rule(tmp_path, monkeypatch):
     assert [config.load(f"{rule}.yaml").rules[0].rule for rule in RULES] == [*RULES]
 
 
+@pytest.mark.exhaustive
 @GRAPHS_OF_DATA
 def test_3_convert_a_model(here, eager, monkeypatch, capsys):
     """Symmetric alignment brings B closer to W; the custom layer is reported."""
@@ -174,6 +176,7 @@ def test_4_your_own_rule(here, monkeypatch, capsys):
     assert Path("runs/search/best.yaml").exists()
 
 
+@pytest.mark.exhaustive
 def test_5_tables_of_the_paper(here, monkeypatch, capsys):
     """The tables have the accuracies of the runs in the rows of their rules, and say which are missing."""
     run("5_tables_of_the_paper", monkeypatch, capsys, options=())  # `table` compares configurations.
@@ -189,6 +192,7 @@ def test_5_tables_of_the_paper(here, monkeypatch, capsys):
     assert Path("tables/figure_S4.png").exists()
 
 
+@pytest.mark.exhaustive
 def test_6_neural_fits_and_the_script_on_one_of_its_runs(brainscore, here, monkeypatch, capsys):
     """Every network and layer is fitted to both areas; the recordings are predicted better than by chance."""
     names = run("6_neural_fits", monkeypatch, capsys)

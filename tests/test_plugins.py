@@ -173,6 +173,7 @@ def test_the_example_of_the_guide_runs(run, tmp_path):
     assert json.loads((tmp_path / "runs" / "shrinking" / "status.json").read_text())["imports"] == ["my_rules"]
 
 
+@pytest.mark.exhaustive
 def test_children_import_the_plugins_of_their_parent(run):
     """`compare` trains in a child process of a fork server, which has not imported the plugin."""
     table = succeeds(
@@ -255,6 +256,7 @@ def test_an_installed_plugin_that_cannot_be_imported_is_named_with_its_package(r
             plugins.import_installed()
 
 
+@pytest.mark.exhaustive
 def test_a_run_names_an_installed_plugin_that_it_needs(run, tmp_path, monkeypatch):
     def forget_and_import(forget=forget):
         forget()
@@ -282,9 +284,9 @@ def test_a_run_names_an_installed_plugin_that_it_needs(run, tmp_path, monkeypatc
         fails(run(*resume), "must be one of")
 
 
-@pytest.mark.parametrize(
-    "imports", ["neural_alignment, keras", pytest.param("keras, neural_alignment", marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.exhaustive
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("imports", ["neural_alignment, keras", "keras, neural_alignment"])
 def test_keras_can_be_imported_if_an_installed_plugin_cannot(tmp_path, imports):
     install_plugin(tmp_path, "broken_plugin")
     (tmp_path / "broken_plugin.py").write_text("1 / 0")

@@ -150,6 +150,7 @@ OFTEN = ("Dense", "Conv2D grouped", "SeparableConv1D", "MultiHeadAttention", "GR
 """A layer of each kind."""
 
 
+@pytest.mark.exhaustive
 @for_each("row", OFTEN)
 def test_changes_have_the_layers_with_a_trained_kernel(row):
     assert_changes_of_trained_kernels(row)

@@ -69,6 +69,7 @@ def pixels(dataset):
 # Features.
 
 
+@pytest.mark.exhaustive
 def test_a_keras_model_has_the_features_of_the_run_that_it_comes_from(finished, dataset):
     images, _ = held_out(dataset)
     raw, _ = pixels(dataset)
@@ -257,7 +258,7 @@ def test_the_random_network_is_the_run_s_own_first(finished, network):
     assert np.array_equal(np.asarray(first.get_layer("conv1_norm").moving_mean), np.zeros(4))
 
 
-@pytest.mark.parametrize("loss", [{"ones": 2}, {"ones": 2, "units": 30}])
+@pytest.mark.parametrize("loss", [pytest.param({"ones": 2}, marks=pytest.mark.exhaustive), {"ones": 2, "units": 30}])
 def test_the_random_network_of_a_loss_with_codes_has_the_outputs_of_the_run(loss, tmp_path):
     changes = {"loss": {"kind": "half_squared_error", **loss}, "max_steps": 1, "model": {"filters": [2]}}
     run.train(configuration.parse(configuration.merge(BASE, changes)), tmp_path / "run")

@@ -252,6 +252,7 @@ def truncate(path, records):
     path.write_bytes(path.read_bytes()[: sum(lengths[:records]) + lengths[records] // 2])
 
 
+@pytest.mark.exhaustive
 def test_records_lost_in_a_truncated_file_are_damaged(photographs, files, clean):
     path = files.directory / "train-00001-of-00003"
     truncate(path, 8)
@@ -392,6 +393,7 @@ def load_toy(directory, **options):
     return data.load("tfds", batch_size=10, seed=0, **options)
 
 
+@pytest.mark.exhaustive
 def test_in_memory_a_damaged_record_is_replaced_as_in_a_stream(files, tools):
     directory, path, _ = toy(files, tools, spoiled=22)
     message = refused(load_toy, directory)
@@ -433,6 +435,7 @@ def test_in_memory_validation_leaves_damaged_records_out(files, tools, fill):
     np.testing.assert_allclose(pixels * 255, np.delete(images, 22, axis=0), atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_an_animated_webp_of_a_prepared_set_is_damaged(files, tools, monkeypatch):
     directory, _, _ = toy(files, tools, spoiled=22, content=tools.animated_webp("RGB"))
     for limit in (tfds.MAX_BYTES_IN_MEMORY, 0):
@@ -444,6 +447,7 @@ def test_an_animated_webp_of_a_prepared_set_is_damaged(files, tools, monkeypatch
         assert "must be a whole JPEG, PNG, WebP (not animated), GIF or BMP; found" in damaged.reason
 
 
+@pytest.mark.exhaustive
 def test_a_missing_file_of_a_prepared_set(files, tools, monkeypatch):
     """The metadata contain the number of records."""
     directory, path, _ = toy(files, tools, spoiled=None)
@@ -503,7 +507,9 @@ def stop_at(patch, step):
     patch.setattr(stepping.Stepper, "__call__", stopping)
 
 
-@pytest.mark.parametrize("fails_first", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fails_first", [False, True])
 def test_a_run_counts_damaged_records_in_its_metrics_and_once_when_it_is_resumed(
     photographs, files, tools, clean, monkeypatch, tmp_path, fails_first
 ):

@@ -99,6 +99,7 @@ def test_shapes_and_dtypes(build):
     assert validation.element_spec[0].shape[1:] == dataset.input_shape
 
 
+@pytest.mark.exhaustive
 def test_no_thread_tunes_the_data_set(build):
     """Such a thread can sleep for up to a minute when an iterator is deleted, at the end of a run."""
     dataset = build()

@@ -189,7 +189,9 @@ def test_workers_together_get_the_batches_of_a_single_worker(shared):
     assert_same_batches([tuple(map(np.concatenate, zip(*part, strict=True))) for part in parts], alone)
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
+@pytest.mark.exhaustive
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("workers", [1, 2])
 def test_validation_over_workers_counts_every_example_once(shared, workers):
     alone = list(shared.validation().as_numpy_iterator())
     filled = [list(shared.validation(worker, workers, fill=True).as_numpy_iterator()) for worker in range(workers)]

@@ -156,7 +156,9 @@ def spoil(toy, files, tools):
     return spoil
 
 
-@pytest.mark.parametrize("limit", [10**9, pytest.param(0, marks=pytest.mark.exhaustive)], ids=["in memory", "streamed"])
+@pytest.mark.exhaustive
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["in memory", "streamed"])
 def test_damaged_records_of_both_splits_count_together(toy, spoil, tmp_path, monkeypatch, caplog, limit):
     monkeypatch.setattr(tfds, "MAX_BYTES_IN_MEMORY", limit)
     plan, images, labels = toy

@@ -106,6 +106,7 @@ def test_class_folders_may_be_links_that_lead_nowhere_else(animals, tmp_path, to
     np.testing.assert_array_equal(tools.numbers_of(images), np.arange(EXAMPLES))
 
 
+@pytest.mark.exhaustive
 def test_every_validation_batch_has_images_of_all_classes_and_is_the_same_in_all_runs(animals, tools):
     for folders, count in ((animals, 30), ({"train_folder": animals["train_folder"], "validation_fraction": 0.5}, 15)):
         batches = list(load(folders, validation_batch_size=8).validation().as_numpy_iterator())
@@ -309,6 +310,7 @@ PLAN = {
 }
 
 
+@pytest.mark.exhaustive
 def test_a_run_counts_its_damaged_files(animals, tmp_path):
     path = damage(animals, 14)
     config = configuration.parse({**PLAN, "data": {"source": "image_folder", "tolerate_corrupt": 1, **whole(animals)}})

@@ -167,6 +167,7 @@ def test_only_a_job_that_failed_keeps_its_log_which_the_message_names(tmp_path, 
     assert sorted(found) == (kept if state == "failed" else [])
 
 
+@pytest.mark.exhaustive
 def test_the_traceback_of_a_piece_whose_code_is_wrong_can_be_read(tmp_path, computation, children):
     """Its log is removed when the piece is computed later."""
     folder = str(tmp_path)

@@ -124,6 +124,7 @@ class _Recorded:
         """Does nothing."""
 
 
+@pytest.mark.exhaustive
 def test_a_child_ends_after_its_number_of_jobs_or_a_failed_job(training, staying, monkeypatch):
     monkeypatch.setattr(child_processes, "JOBS_PER_CHILD", 2)
     staying.run(training("a"), 1)
@@ -155,6 +156,7 @@ def test_a_killed_child_takes_only_its_run_with_it_and_a_pool_leaves_no_process(
     assert not processes()
 
 
+@pytest.mark.exhaustive
 def test_a_waiting_child_that_was_killed_is_replaced(training, staying):
     staying.run(training("a"), 1)
     [process] = multiprocessing.active_children()
@@ -163,6 +165,7 @@ def test_a_waiting_child_that_was_killed_is_replaced(training, staying):
     assert staying.run(training("b"), 1).state == "finished"
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_pool_leaves_no_process(tmp_path, training, children):
     runs = [training("before"), training("endless", "epochs=1000000")]
 

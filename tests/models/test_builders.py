@@ -115,6 +115,7 @@ def test_the_rows_of_an_image_are_the_steps_of_a_sequence():
 PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
+@pytest.mark.exhaustive
 def test_identities_stand_in_for_the_preprocessing_of_a_network():
     """EfficientNetB0 divides pixels by 255 and standardises them; the data pipeline has done so already."""
     model = models.application("EfficientNetB0", 3, (32, 32, 3), alignment=RULE, weight_decay=0.1)

@@ -539,6 +539,7 @@ def test_arguments_that_replicas_cannot_follow_are_refused(argument):
         fit(replicated, 1)
 
 
+@pytest.mark.exhaustive
 def test_other_arguments_do_the_same_on_replicas():
     together = {**options("weight_decay"), **options("global_clipnorm"), **options("use_ema")}
 

@@ -117,6 +117,7 @@ def test_noise_for_a_tpu_is_the_noise_of_other_devices(draw, shape):
             np.testing.assert_array_equal(np.concatenate(parts), expected[:4])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("draw", exhaustive_unless(["uniform", "sign", "resample"], ("uniform", "resample")))
 def test_compiled_noise_for_a_tpu_is_the_noise_of_eager_execution(draw):
     shape = (6, 4, 4, 8)

@@ -86,6 +86,7 @@ def test_the_test_accuracy_is_of_the_best_epoch_and_rate_not_of_the_last(monkeyp
     assert abs(known[-1, -1] - np.nanmax(known)) > 1
 
 
+@pytest.mark.exhaustive
 def test_a_rate_that_diverges_ends_and_the_others_go_on():
     config = loaded("normal", "loss={kind: squared_error}", "epochs=2")
     found = sweeps.swept(nothing, config, [1e30, 0.5], None)

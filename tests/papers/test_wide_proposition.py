@@ -187,6 +187,7 @@ def source(tmp_path_factory):
     return Source("lab", place, CONFIGS, place, cells)
 
 
+@pytest.mark.exhaustive
 def test_proposition_2_has_a_row_for_each_network_rule_and_moment(source):
     product = figures.proposition_2(source)
     assert all(tuple(row) == tidy.DISTANCE_COLUMNS == product.columns for row in product.rows)

@@ -190,6 +190,7 @@ def source(tmp_path_factory):
     return Source("lab", place, CONFIGS, place, cells)
 
 
+@pytest.mark.exhaustive
 def test_the_table_has_a_row_for_each_network_beside_the_printed_losses(source):
     product = tables.table_8(source)
     assert ",".join(product.columns) == "rule,width,seed,train_loss,test_loss,paper_train_loss,paper_test_loss"

@@ -106,6 +106,7 @@ def test_scores_are_those_of_the_network_beside_its_w_star():
     assert abs(found["score"][1, 1] - weights_alone) > 4 * found["score_sem"][1, 1]
 
 
+@pytest.mark.exhaustive
 def test_max_steps_ends_the_training_and_its_step_takes_the_place_of_later_moments():
     """17 steps are an epoch. An epoch of one step in which the run ends has the scores of this step."""
     parts = []
@@ -259,6 +260,7 @@ def test_the_command_writes_the_scores_of_each_convolution_at_the_epochs_that_ar
     assert all(line in output for line in means)
 
 
+@pytest.mark.exhaustive
 def test_a_quick_test_ends_at_its_max_steps_and_never_replaces_scores(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = command("--set", "max_steps=2")

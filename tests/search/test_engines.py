@@ -142,6 +142,7 @@ class TestProcesses:
             assert RunDirectory(path / "trials" / name).status()["state"] == "stopped"
 
 
+@pytest.mark.exhaustive
 def test_lost_data_stop_the_search_without_failed_trials(tmp_path, plan_file, monkeypatch):
     plan, path = plans.load(plan_file(), trials=3), tmp_path / "found"
     real, gone = DigitsData.load, threading.Event()

@@ -215,6 +215,7 @@ def test_after_a_line_of_each_file_is_removed_as_the_messages_say_only_that_tria
         assert sorted(row["number"] for row in lines(tmp_path / "found" / name)) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kept", [[], [1, 3]])
 def test_proposals_that_were_removed_are_read_from_the_trials(search, scripted, tmp_path, kept):
     engine, judge = scripted
@@ -704,6 +705,7 @@ space:
     assert models == {model: model.stat().st_mtime_ns for model in path.rglob("model.keras")}
 
 
+@pytest.mark.exhaustive
 def test_a_short_trial_is_the_beginning_of_the_full_run(tmp_path, plan_file):
     """45 epochs of the schedule of 100 are 45 epochs: marks stay where they are."""
     schedule = "{warmup_epochs: 1, drop_epochs: [2, 3]}"

@@ -136,6 +136,7 @@ def test_the_step_of_every_rule_compiles_with_static_shapes(rule):
     assert " conditional(" not in text
 
 
+@pytest.mark.exhaustive
 def test_alternating_steps_of_minibatches_compile_with_static_shapes():
     rule = RULES["WM+AD+OPS"]
     text = step_hlo(compiled(network(rule), rule, ALTERNATING, minibatches=2))
@@ -372,9 +373,7 @@ def degrees(a, b):
     return np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
 
 
-@pytest.mark.parametrize(
-    "rule", exhaustive_unless(["feedback", "sign_symmetry", "symmetric", "IA"], ("sign_symmetry", "IA"))
-)
+@pytest.mark.parametrize("rule", exhaustive_unless(["feedback", "sign_symmetry", "symmetric", "IA"], ("IA",)))
 def test_measures_are_float32_where_the_network_is_bfloat16(keep_tensor_float_32, rule):
     model = mixed(RULES[rule])
     x, y = (array[0] for array in data(1))

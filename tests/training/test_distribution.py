@@ -218,6 +218,7 @@ def test_a_scheduled_optimizer_outside_of_an_aligned_model_says_what_it_needs(fl
         strategy.run(lambda: optimizer.apply([tf.ones(2, tf.float64)], [variable]))
 
 
+@pytest.mark.exhaustive
 def test_four_replicas_train_as_one_does(float64):
     agree(RULES["WM"], replicas=4, synchronized=None)
 
@@ -398,6 +399,7 @@ def test_a_run_traces_its_steps_and_its_evaluation_once_on_each_replica(request,
     assert traces == {"J": replicas, "R": replicas, "evaluation": replicas}
 
 
+@pytest.mark.exhaustive
 def test_a_run_continues_on_another_number_of_replicas(tmp_path, one_device, two_devices):
     shutil.copytree(two_devices[-1] / "middle", tmp_path, dirs_exist_ok=True)
     latest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))
@@ -406,6 +408,7 @@ def test_a_run_continues_on_another_number_of_replicas(tmp_path, one_device, two
     assert_same_run(resumed, one_device[0])
 
 
+@pytest.mark.exhaustive
 def test_force_traces_the_step_of_replicas_once_and_before_it_removes_the_earlier_run(tmp_path, two_devices):
     path = shutil.copytree(two_devices[-1] / "middle", tmp_path, dirs_exist_ok=True) / "run"
     (tmp_path / "run.yaml").write_text(CONFIG)
@@ -953,6 +956,7 @@ def test_another_strategy_drops_the_options_of_the_strategy_of_the_run(monkeypat
         assert other == Runtime(strategy="cpu", precision=own.precision)
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_diverges_on_replicas_names_its_step_and_layer(tmp_path):
     """An infinite decay of B: R of the first step is not finite, on whichever replica."""
     overrides = ["alignment.decay=1.0e+38", "optimization.backward.learning_rate=1.0e+30"]

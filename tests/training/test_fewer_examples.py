@@ -338,6 +338,7 @@ def states():
     return [*found, [v.numpy() for v in (*whole.variables, *whole.optimizer.variables)]]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("at", exhaustive_unless([1, 2, 3, 5], (2,)))
 def test_a_resumed_model_continues_exactly(at, states):
     resumed = compiled(network(*RESUMED))
@@ -378,6 +379,7 @@ def test_two_replicas_train_as_two_minibatches(float64, options):
     assert max(differences) > 1e-3
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_computes_r_of_the_same_examples(policy):
     found = {}

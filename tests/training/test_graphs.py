@@ -334,6 +334,7 @@ def test_graphs_are_not_kept_outside_of_the_context():
     assert type(model.layers[1].alignment.seed) is int
 
 
+@pytest.mark.exhaustive
 def test_only_the_graphs_of_the_last_network_are_kept(tmp_path, keeping, reused):
     for number, units in enumerate(([3], [4], [3], [3])):
         network = {"model": {"name": "fc", "hidden": units}}
@@ -341,6 +342,7 @@ def test_only_the_graphs_of_the_last_network_are_kept(tmp_path, keeping, reused)
     assert reused == [0, 0, 0, 3]
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_does_not_finish_keeps_no_graph(tmp_path, keeping, reused, monkeypatch):
     small = {"model": {"name": "fc", "hidden": [3]}, "max_steps": 4}
     config = plan(changes=small)
@@ -373,6 +375,7 @@ def test_kept_graphs_hold_no_variable(tmp_path, keeping, monkeypatch):
         assert [each() for each in found] == [None] * len(found)
 
 
+@pytest.mark.exhaustive
 def test_kept_graphs_stay_executable(tmp_path, keeping, monkeypatch):
     """The cache of executable graphs is cleared only if there are no kept graphs."""
     cleared, clear = [], tf_context.pywrap_tfe.TFE_ContextClearCaches

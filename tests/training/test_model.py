@@ -282,6 +282,7 @@ def test_steps_end_at_their_limit_or_time_and_drop_no_batch(run_eagerly):
         assert_close(results["loss"], cross_entropy()(y[:seen], logits[:seen]), "float32")
 
 
+@pytest.mark.exhaustive
 def test_fewer_steps_than_an_execution_has_are_made_by_the_same_graph(monkeypatch):
     ends = []
     for together, limits in [(1, [1] * 5), (4, [4, 1]), (4, [2, 3])]:
@@ -496,7 +497,7 @@ def test_batch_centring_differs_between_minibatches_and_the_full_batch(float64):
 WIDER = [*itertools.product(("information", "symmetric", "kolen_pollack"), (1, 2))]
 
 
-@pytest.mark.parametrize(("rule", "minibatches"), exhaustive_unless(WIDER, [("information", 2), ("kolen_pollack", 1)]))
+@pytest.mark.parametrize(("rule", "minibatches"), exhaustive_unless(WIDER, [("information", 2)]))
 def test_layers_may_be_wider_than_the_loss_and_each_other(rule, minibatches):
     def trained(first, second):
         keras.utils.set_random_seed(8)
@@ -704,7 +705,7 @@ WRAPPED = {"alone": lambda inner: inner, "in a multi-optimizer": lambda inner: M
 CALLED = [*itertools.product(("train_on_batch", "fit"), WRAPPED)]
 
 
-@pytest.mark.parametrize(("call", "place"), exhaustive_unless(CALLED, CALLED[1:3]))
+@pytest.mark.parametrize(("call", "place"), exhaustive_unless(CALLED, CALLED[2:3]))
 def test_accumulated_gradients_are_those_of_successive_steps(call, place):
     """An update is the mean of those of steps 0 and 1 from the same weights, each with the noise of its step."""
     x, y = data(4)
@@ -748,7 +749,7 @@ COMPILED = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "options"), exhaustive_unless(COMPILED, COMPILED[1:3]))
+@pytest.mark.parametrize(("rule", "options"), exhaustive_unless(COMPILED, COMPILED[1:2]))
 def test_none_in_the_batches_of_a_generator_is_none(rule, options):
     """Keras passes None from a generator as an empty optional."""
 

@@ -81,6 +81,7 @@ def test_every_second_epoch_and_the_last_are_measured():
     assert measured.tolist() == [True, False, True, False, True]
 
 
+@pytest.mark.exhaustive
 def test_a_converted_model_on_two_replicas_has_the_measures_of_one():
     (x, y), rows = data(), []
     for strategy in (two_replicas(), tf.distribute.get_strategy()):

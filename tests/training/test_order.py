@@ -127,13 +127,16 @@ def test_no_variable_is_moved_while_it_is_read(name, replicas):
     assert [pair for pairs, _ in found for pair in pairs] == []
 
 
-@pytest.mark.parametrize(("name", "replicas"), exhaustive_unless([("WM", 2), ("kolen_pollack", 1)], [("WM", 2)]))
+@pytest.mark.exhaustive
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "replicas"), [("WM", 2), ("kolen_pollack", 1)])
 def test_nor_in_a_plain_keras_model(name, replicas):
     found = [unordered(graph) for graph in optimised_graphs(rule_of(name), replicas, plain=True)]
     assert sum(count for _, count in found) > 20
     assert [pair for pairs, _ in found for pair in pairs] == []
 
 
+@pytest.mark.exhaustive
 def test_weights_that_are_read_anew_for_r_would_be(monkeypatch):
     monkeypatch.setattr(layers.connection, "_in_float32", lambda value, variable: tf.convert_to_tensor(variable))
     assert any(unordered(graph)[0] for graph in optimised_graphs(rule_of("WM"), 2))

@@ -177,6 +177,7 @@ class Killed(BaseException):
     """Stands for the end of a process."""
 
 
+@pytest.mark.exhaustive
 def test_a_resumed_run_ends_where_a_whole_one_does(trained, tmp_path, monkeypatch):
     """Killed in the second epoch, whose order is drawn after that of the first."""
     original = stepping.Stepper.__call__

@@ -144,8 +144,8 @@ RUNS = [
 ]
 """Overrides of a configuration, and options of its optimization."""
 
-OFTEN = [RUNS[place] for place in (4, 6, 7, 15)]
-"""A delay, R at some steps only, two rules, and rates that end. The other runs take a second each."""
+OFTEN = [RUNS[place] for place in (6, 15)]
+"""R at some steps only, and rates that end. The other runs take a second each."""
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,7 @@ def test_a_rule_that_learns_nothing_has_only_steps_of_j():
     assert set(tpu.turns(config, setup.data_facts(config))) == {"J"}
 
 
+@pytest.mark.exhaustive
 def test_a_long_run_is_counted_in_parts(monkeypatch):
     config = small(more=", alternation: 2, delay_epochs: 0.3")
     facts = setup.data_facts(config)
