@@ -29,7 +29,7 @@ from neural_alignment.alignments import (
 from neural_alignment.layers import ALIGNED_FORMS
 from neural_alignment.models import BatchAxisNormalization, FusedBatchNormalization
 from neural_alignment.training import AlignedModel
-from neural_alignment.training.describe import LayerCost, products_of_weights
+from neural_alignment.training.costs import LayerCost, products_of_weights
 from optimizers import Adam, Momentum, MultiOptimizer, RateScheduler
 
 NORMAL = InputPath(noise="normal", stddev=0.5)

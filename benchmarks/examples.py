@@ -68,7 +68,7 @@ def _steps(size: dict[str, Any]) -> dict[str, Any]:
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     """Returns a table for each case."""
     from benchmarks import contenders
-    from neural_alignment.training.describe import layer_costs, regulariser_products
+    from neural_alignment.training.costs import layer_costs, regulariser_products
 
     texts, checks = [], []
     for case, size in sizes.items():

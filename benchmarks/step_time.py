@@ -78,7 +78,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
 
 
 def _costs(size: dict[str, Any], rule: Any = None) -> Any:
-    from neural_alignment.training.describe import layer_costs
+    from neural_alignment.training.costs import layer_costs
 
     return layer_costs(network(rule, size))
 

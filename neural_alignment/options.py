@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from neural_alignment import errors, paths
+from neural_alignment import errors, mistakes, paths
 
 
 def _as_text(path: Any) -> Any:
@@ -27,12 +27,12 @@ class _Constructed(type(pydantic.BaseModel)):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if args:
             found = errors.Words(f"{len(args)} without a name")
-            wrong = errors.WrongValue(cls.__name__, "takes its options by name", found, errors.constructor(cls))
+            wrong = errors.WrongValue(cls.__name__, "takes its options by name", found, mistakes.constructor(cls))
             raise TypeError(wrong.sentences)
         try:
             return super().__call__(**kwargs)
         except pydantic.ValidationError as error:
-            raise errors.of_constructor(error, cls) from None
+            raise mistakes.of_constructor(error, cls) from None
 
 
 class Options(pydantic.BaseModel, metaclass=_Constructed):

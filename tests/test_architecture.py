@@ -26,6 +26,7 @@ ORDER = [
         "quiet",
         "processors",
         "errors",
+        "mistakes",
         "terminal",
         "plugins",
         "paths",

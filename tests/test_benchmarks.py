@@ -147,7 +147,7 @@ def test_every_rule_of_the_first_paper_is_a_contender():
 
 @pytest.mark.parametrize("name", contenders.RULES)
 def test_a_rule_takes_no_more_products_than_its_floor_counts(name):
-    from neural_alignment.training.describe import regulariser_products
+    from neural_alignment.training.costs import regulariser_products
 
     contender = contenders.RULES[name]
     assert regulariser_products(contender.rule) == contender.products
@@ -155,7 +155,7 @@ def test_a_rule_takes_no_more_products_than_its_floor_counts(name):
 
 def test_the_floor_counts_multiplications():
     from neural_alignment.models import fc
-    from neural_alignment.training.describe import layer_costs
+    from neural_alignment.training.costs import layer_costs
 
     costs = layer_costs(fc([4], 2, (3,)))
     first, second = 3 * 4, 4 * 2  # multiplications of a product, an example

@@ -9,7 +9,7 @@ import yaml
 
 from neural_alignment import alignments, shipped
 from neural_alignment import config as configuration
-from neural_alignment.training.describe import regulariser_products
+from neural_alignment.training.costs import regulariser_products
 from website import checks, gallery, keys, notebooks, pages, pictures, reference
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.common import ROOT, table
 from benchmarks.tpu.cases import BF16, F32, SIGN, Case, matrix
 from benchmarks.tpu.check import TABLE, Row, read
-from neural_alignment.training import describe, setup, tpu
+from neural_alignment.training import costs, setup, tpu
 from neural_alignment.training.tpu.chips import GIB
 from neural_alignment.training.tpu.estimate import digits, hours
 
@@ -119,7 +119,7 @@ def part_of_r(case: Case) -> float:
 @functools.cache
 def _part_of_r(case: Case, replicas: int) -> float:
     """Returns it for a step in bfloat16 on any TPU with so many cores."""
-    return describe.part_of_r(case.config(), replicas, case.loss)
+    return costs.part_of_r(case.config(), replicas, case.loss)
 
 
 def paper_rows() -> list[Case]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic
 
-from neural_alignment import errors
+from neural_alignment import errors, mistakes
 from neural_alignment.alignments.base import Alignment
 from neural_alignment.registry import Registry
 from neural_alignment.serialization import check_name, serializable
@@ -69,5 +69,5 @@ def from_config(mapping: Mapping[str, Any], seed: int | None = None, steps_per_e
     try:
         rule = pydantic.TypeAdapter(RULES.any_registered).validate_python(mapping)
     except pydantic.ValidationError as error:
-        raise errors.ConfigError(errors.describe(error, RULES.any_registered, "alignment")) from None
+        raise errors.ConfigError(mistakes.describe(error, RULES.any_registered, "alignment")) from None
     return rule.bind(seed, steps_per_epoch)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from neural_alignment import errors
+from neural_alignment import errors, mistakes
 from neural_alignment.config import yaml_files, yaml_writer
 from neural_alignment.config.config import Config
 from neural_alignment.errors import ConfigError
@@ -59,7 +59,7 @@ def parse(data: Mapping[str, Any], source: str = "", origins: Sequence[tuple[str
     try:
         return Config.model_validate(data)
     except pydantic.ValidationError as error:
-        mistake = errors.first_mistake(error, Config)
+        mistake = mistakes.first_mistake(error, Config)
         raise ConfigError(yaml_files.line(origins, mistake, source)) from None
     except RecursionError:
         raise ConfigError(f"{source}the configuration is nested too deeply") from None

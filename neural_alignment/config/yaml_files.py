@@ -12,16 +12,8 @@ import tensorflow as tf
 
 from neural_alignment import paths, shipped
 from neural_alignment.config.yaml_reader import MAX_BYTES, MAX_DEPTH, parse
-from neural_alignment.errors import (
-    ArgumentError,
-    ConfigError,
-    Mistake,
-    WrongValue,
-    as_written,
-    nearest,
-    one_line,
-    shortened,
-)
+from neural_alignment.errors import ArgumentError, ConfigError, WrongValue, as_written, nearest, one_line, shortened
+from neural_alignment.mistakes import Mistake
 
 KIND_KEYS = ("rule", "name", "source", "kind")
 """Keys that select the class of a mapping, such as `rule: symmetric`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pydantic
 
-from neural_alignment import errors
+from neural_alignment import mistakes
 from neural_alignment.data.damage import DamagedRecord
 from neural_alignment.data.pipeline import AUGMENTATIONS, Batching, Dataset, Examples, Facts, InMemory
 from neural_alignment.data.sources import SOURCES, SourceOptions
@@ -71,4 +71,4 @@ def _parsed(options: dict[str, Any]) -> SourceOptions:
     try:
         return pydantic.TypeAdapter(SOURCES.any_registered).validate_python(options)
     except pydantic.ValidationError as error:
-        raise DataError(errors.describe(error, SOURCES.any_registered, "data")) from None
+        raise DataError(mistakes.describe(error, SOURCES.any_registered, "data")) from None

@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from neural_alignment import config as configuration
-from neural_alignment import errors, shipped
+from neural_alignment import errors, mistakes, shipped
 from neural_alignment.config import Config, yaml_files, yaml_writer
 from neural_alignment.errors import ArgumentError, ConfigError, WrongValue
 from neural_alignment.losses import ACCURACY
@@ -83,7 +83,7 @@ def load(path: str, **replaced: Any) -> Plan:
     try:
         plan = Plan.model_validate(data)
     except pydantic.ValidationError as error:
-        mistake = errors.first_mistake(error, Plan)
+        mistake = mistakes.first_mistake(error, Plan)
         raise ConfigError(yaml_files.line(origins, mistake, f"{path}: ")) from None
     Space(plan.space, f"{path}: space", {name: f"{_file_of(chain, name)}: space.{name}" for name in plan.space})
     return plan

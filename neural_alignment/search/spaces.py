@@ -20,7 +20,7 @@ import pydantic
 from hyperopt import hp
 from pydantic import Field
 
-from neural_alignment import errors
+from neural_alignment import errors, mistakes
 from neural_alignment.config import yaml_writer
 from neural_alignment.config.yaml_reader import MAX_DEPTH
 from neural_alignment.errors import ArgumentError, ConfigError, nearest
@@ -412,7 +412,7 @@ def _kind(name: str, entry: Any, where: str) -> Any:
     try:
         return model.model_validate(dict(entry))
     except pydantic.ValidationError as error:
-        raise ConfigError(errors.describe(error, model, where)) from None
+        raise ConfigError(mistakes.describe(error, model, where)) from None
 
 
 def grouped(kind: Any, values: Sequence[Any]) -> tuple[list[str], list[int]]:

@@ -27,7 +27,8 @@ from neural_alignment.alignments import KolenPollack, ProductFeedback, from_conf
 from neural_alignment.errors import ConfigError
 from neural_alignment.models import convert
 from neural_alignment.training import AlignedModel, probes
-from neural_alignment.training.describe import describe, layer_costs
+from neural_alignment.training.costs import layer_costs
+from neural_alignment.training.describe import describe
 from optimizers import MultiOptimizer
 
 EXPANSION = 3

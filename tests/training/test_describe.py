@@ -9,7 +9,8 @@ from neural_alignment import config as configuration
 from neural_alignment import layers
 from neural_alignment.alignments import Feedback
 from neural_alignment.training import AlignedModel
-from neural_alignment.training.describe import backpropagation_step, describe, layer_costs
+from neural_alignment.training.costs import backpropagation_step, layer_costs
+from neural_alignment.training.describe import describe
 
 STEPS, INPUTS, UNITS = 5, 4, 3
 

@@ -20,7 +20,8 @@ from neural_alignment.jobs.batch import Execution, Screen
 from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.search import plan as plans
 from neural_alignment.training import distribution, load_model, run, setup, stepping
-from neural_alignment.training.describe import backpropagation_step, describe, layer_costs
+from neural_alignment.training.costs import backpropagation_step, layer_costs
+from neural_alignment.training.describe import describe
 from neural_alignment.training.metrics import MetricsFile
 
 UNITS, EPOCHS = 4, 2

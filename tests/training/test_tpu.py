@@ -18,7 +18,7 @@ from tensorflow.compiler.xla.service import hlo_pb2
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, InputError, Unavailable
 from neural_alignment.training import AlignedModel, distribution, setup, step_modes, tpu
-from neural_alignment.training.describe import part_of_r
+from neural_alignment.training.costs import part_of_r
 from neural_alignment.training.model import connections
 from neural_alignment.training.run import train
 from neural_alignment.training.tpu import compilation, compiler, estimate

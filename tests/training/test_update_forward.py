@@ -11,7 +11,8 @@ from neural_alignment import layers
 from neural_alignment.alignments import Symmetric, WeightMirror, forward_pass, from_config
 from neural_alignment.errors import ConfigError
 from neural_alignment.training import AlignedModel, setup
-from neural_alignment.training.describe import describe, regulariser_products
+from neural_alignment.training.costs import regulariser_products
+from neural_alignment.training.describe import describe
 from neural_alignment.training.distribution import create
 from optimizers import Adam, Momentum, MultiOptimizer, Noisy, RateScheduler
 

@@ -10,7 +10,8 @@ import pydantic
 from pydantic import Field
 
 from neural_alignment.config import yaml_files
-from neural_alignment.errors import ArgumentError, ConfigError, first_mistake
+from neural_alignment.errors import ArgumentError, ConfigError
+from neural_alignment.mistakes import first_mistake
 from neural_alignment.options import Options
 
 LARGEST = 1_000_000

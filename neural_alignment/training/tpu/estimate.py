@@ -8,7 +8,7 @@ from typing import NamedTuple
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, WrongValue
 from neural_alignment.training import setup
-from neural_alignment.training.describe import part_of_r
+from neural_alignment.training.costs import part_of_r
 from neural_alignment.training.tpu.chips import GIB, PASSES, Slice
 from neural_alignment.training.tpu.compilation import Compiled, compile_program, interpreter
 from neural_alignment.training.tpu.program import batch_per_core, lower, turns
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
             compiled: the result of the compilation, which succeeded.
             tpu: the TPU.
             precision: `runtime.precision` of the run.
-            of_r: part of the arithmetic that is R's, which is in float32 with any precision (`describe.part_of_r`).
+            of_r: part of the arithmetic that is R's, which is in float32 with any precision (`costs.part_of_r`).
         """
         passes = (1 - of_r) * PASSES[precision] + of_r * PASSES["float32"]
         arithmetic = compiled.flops * passes / tpu.core.arithmetic

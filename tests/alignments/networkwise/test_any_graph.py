@@ -9,7 +9,7 @@ from helpers import exhaustive_unless
 from neural_alignment import AlignedModel, convert, layers, models
 from neural_alignment.alignments import AlignAda, AlignZero, DirectFeedback, LastLayer, from_config, networkwise_rules
 from neural_alignment.alignments.networkwise import TrainingBatch
-from neural_alignment.training.describe import network_step
+from neural_alignment.training.costs import network_step
 from optimizers import MultiOptimizer
 
 Dense, TimeDistributed = keras.layers.Dense, keras.layers.TimeDistributed
