@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -20,12 +21,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
 
+from neural_alignment import processors
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 README = EXAMPLES / "README.md"
 
 LIMIT = 180
-"""Duration in seconds above which a notebook is reported as too slow."""
+"""Processor time in seconds above which a notebook is reported as too slow."""
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -73,11 +76,18 @@ def _joined(outputs: list) -> list:
     return joined
 
 
+class NotebookError(Exception):
+    """A notebook failed; the message names it and says why."""
+
+
 def execute(path: Path) -> tuple[nbformat.NotebookNode, float, float]:
     """Executes a notebook in a new kernel and a temporary folder.
 
     Returns:
         The notebook, its duration and its processor time in seconds.
+
+    Raises:
+        NotebookError: if a cell fails or writes to standard error, or an output contains a path of this machine.
     """
     notebook = nbformat.read(path, as_version=4)
     begin, before = time.monotonic(), os.times()
@@ -88,10 +98,13 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, float, float]:
         environment = {**os.environ, "TMPDIR": folder, "PATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
         client = NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, config=sockets)
         # The kernel repeats its outputs on standard error.
-        client.execute(cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            client.execute(cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+            notebook = normalised(notebook)
+        except (CellExecutionError, ValueError) as error:
+            raise NotebookError(f"{path.name}: {error}") from None
     after = os.times()
-    processor = sum(after[2:4]) - sum(before[2:4])
-    return normalised(notebook), time.monotonic() - begin, processor
+    return notebook, time.monotonic() - begin, sum(after[2:4]) - sum(before[2:4])
 
 
 def with_time(readme: str, name: str, seconds: float) -> str:
@@ -111,17 +124,20 @@ def main() -> None:
     arguments = parser.parse_args()
     target = EXAMPLES if arguments.write else ROOT / "runs" / "examples"
     target.mkdir(parents=True, exist_ok=True)
-    for path in arguments.notebooks or sorted(EXAMPLES.glob("*.ipynb")):
+    paths = arguments.notebooks or sorted(EXAMPLES.glob("*.ipynb"))
+    # Processes, not threads: `execute` reads the processor time of the children of its process.
+    with ProcessPoolExecutor(processors.count()) as pool:
         try:
-            notebook, seconds, processor = execute(path)
-        except (CellExecutionError, ValueError) as error:
-            sys.exit(f"{path.name}: {error}")
-        print(f"{seconds:6.1f} s, {processor:6.1f} s of processor time  {path.name}", flush=True)
-        if seconds > LIMIT:
-            print(f"warning: {path.name} took more than {LIMIT} s", file=sys.stderr)
-        nbformat.write(notebook, target / path.name)
-        if arguments.write:
-            README.write_text(with_time(README.read_text(), path.name, processor))
+            for path, (notebook, seconds, processor) in zip(paths, pool.map(execute, paths), strict=True):
+                print(f"{seconds:6.1f} s, {processor:6.1f} s of processor time  {path.name}", flush=True)
+                if processor > LIMIT:
+                    print(f"warning: {path.name} took more than {LIMIT} s of processor time", file=sys.stderr)
+                nbformat.write(notebook, target / path.name)
+                if arguments.write:
+                    README.write_text(with_time(README.read_text(), path.name, processor))
+        except NotebookError as error:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":
