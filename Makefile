@@ -45,7 +45,8 @@ test-exhaustive: $(VENV)/.dev
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/neural-alignment train configs/quickstart.yaml --run-dir runs/lowest --force
 	$(LOWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --override-ini filterwarnings=default \
-		tests/test_keras_internals.py tests/optimizers tests/alignments tests/models tests/data tests/layers
+		tests/test_keras_internals.py tests/optimizers tests/alignments tests/models tests/layers \
+		tests/data/test_data_sources.py
 
 # Builds the distributions, and runs the commands of an installed wheel outside of the checkout: about 3 minutes.
 package-test: $(VENV)/.dev

@@ -39,7 +39,7 @@ setup(
     },
     # `make test-lowest` tests all lower bounds together, on Python 3.11.
     install_requires=[
-        "keras>=3.10,<4",
+        "keras>=3.12,<4",
         "numpy>=1.26",
         "pydantic>=2.12,<3",
         # Older versions do not declare that they need click below 8.2.

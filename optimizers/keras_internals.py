@@ -57,7 +57,7 @@ def is_trained(key: str) -> bool:
 
 
 def reads_paths(kind: type[keras.optimizers.Optimizer]) -> bool:
-    """Returns whether an optimizer reads the `path` of a TensorFlow variable, which has none: Muon of Keras 3.10."""
+    """Returns whether an optimizer reads the `path` of a TensorFlow variable, which has none: Muon of Keras 3.14."""
     return "_should_use_adamw" in kind.update_step.__code__.co_names
 
 
@@ -80,7 +80,7 @@ def copies_weights(optimizer: keras.optimizers.Optimizer) -> bool:
 
     Keras does not tell. Other optimizers of this kind have an attribute `copies_weights`, which is true.
     """
-    kind = getattr(keras.optimizers, "ScheduleFreeAdamW", ())  # Keras 3.10 does not have it.
+    kind = getattr(keras.optimizers, "ScheduleFreeAdamW", ())  # Keras has it since 3.14.
     return isinstance(optimizer, kind) or getattr(optimizer, "copies_weights", False)
 
 

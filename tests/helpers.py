@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2
 """Largest allowed error, relative to the largest expected entry."""
 
 Array = np.ndarray
+
+
+needs_functions = pytest.mark.skipif(
+    [*map(int, metadata.version("keras").split(".")[:2])] < [3, 15],
+    reason="Keras takes functions as regularizers and constraints since version 3.15",
+)
+"""Skips a test of layers with such functions if the installed Keras does not take them."""
 
 
 def exhaustive_unless(cases: Iterable, often: Collection | Callable) -> list:

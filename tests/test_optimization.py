@@ -64,7 +64,7 @@ def public():
 
 def test_every_public_optimizer_of_keras_has_a_name():
     several = {"multioptimizer"}  # For several losses, where the installed Keras has it.
-    sometimes = {"muon"}  # That of Keras 3.10 does not work.
+    sometimes = {"muon"}  # That of Keras before 3.15 does not work.
     assert set(OPTIMIZERS) | sometimes == (set(public()) - several) | sometimes | {"momentum", "radam", "swats"}
     assert {"adamw", "nadam", "lion", "adamax", "adadelta", "adafactor", "ftrl", "lamb"} <= set(OPTIMIZERS)
     assert OPTIMIZERS["adam"] is not keras.optimizers.Adam

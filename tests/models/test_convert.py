@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import distance
+from helpers import distance, needs_functions
 
 from neural_alignment import layers
 from neural_alignment.alignments import Activation, AlignAda, AlignProp, Feedback, Symmetric
@@ -814,7 +814,9 @@ OBJECTS = {
 """Arguments that Keras cannot serialise, or not deserialise."""
 
 
-@pytest.mark.parametrize("what", OBJECTS)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=needs_functions if what == "constraint" else ()) for what in OBJECTS]
+)
 @pytest.mark.parametrize("rule", [RULE, None])
 def test_a_copy_has_the_objects_of_the_layers(what, rule):
     inputs = keras.Input((2, 4))

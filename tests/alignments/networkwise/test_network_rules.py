@@ -642,11 +642,11 @@ def test_the_paths_of_weights_are_those_after_loading(tmp_path):
     model = AlignedModel(inputs, Dense(2, alignment=AlignAda(), name="readout")(x))
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
     model.train_on_batch(np.ones((4, 3, 4)), np.ones((4, 2)))
-    paths = [variable.path for variable in model.variables]
+    paths = [weight.path for weight in model.weights]
     assert {path.split("/")[0] for path in paths} == {"attention", "first", "readout", "kept"}
     assert paths[0] == "attention/query/kernel"
     model.save(tmp_path / "model.keras")
-    assert [variable.path for variable in load_model(tmp_path / "model.keras").variables] == paths
+    assert [weight.path for weight in load_model(tmp_path / "model.keras").weights] == paths
 
 
 def nested_in(shape, layers, call=lambda model, x: model(x)):
