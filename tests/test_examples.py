@@ -168,6 +168,7 @@ def test_3_convert_a_model(here, eager, monkeypatch, capsys):
     assert set(names["left"]) == {"mixing"}
 
 
+@pytest.mark.exhaustive
 def test_4_your_own_rule(here, monkeypatch, capsys):
     """The angle to W is that between W and its signs."""
     names = run("4_your_own_rule", monkeypatch, capsys)

@@ -415,6 +415,7 @@ def sample(imagenet_sample, files, tools):
     return write
 
 
+@pytest.mark.exhaustive
 def test_photographs_are_the_same_from_records_from_a_folder_and_from_tfds(sample):
     options, labels = sample(8)
     shared = {"batch_size": 4, "seed": 3, "shuffle": False, "preprocessing": "resnet", "image_size": 48}

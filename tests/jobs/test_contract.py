@@ -59,7 +59,7 @@ def test_runs_are_trained_with_the_same_numbers_as_in_this_process(engine, tmp_p
     assert status(run)["best_top1"] == ending.top1
 
 
-@each(ENGINES, exhaustive=("spark",))
+@each(ENGINES, exhaustive=("spark", "slurm"))
 def test_pieces_are_computed(engine, tmp_path, computation):
     engine.run(queue := Recorder(tmp_path, [computation("piece")]))
     assert queue.endings["piece"] == Ending("finished")
