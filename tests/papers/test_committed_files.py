@@ -17,14 +17,18 @@ ITEMS = [
     for item in commands.ITEMS
     if not item.name.endswith("claims")  # The tests of the papers' results judge the claims.
     and not item.needs.startswith("--recordings")
-    and (not item.cells or item.paper in ("fa_mechanism", "wide_networks"))
+    and (
+        not item.cells
+        or item.paper in ("fa_mechanism", "wide_networks")
+        or (item.paper == "two_routes" and "lab" in item.cells)
+    )
 ]
-"""Tables and figures that need no runs, or of which the repository has the runs.
+"""Tables and figures that need no runs, or of which the repository has the runs."""
 
-The lab of two_routes is being repeated: its files are those of earlier runs.
-"""
-
-OFTEN = ("figure fa_mechanism/7_paths", "figure wide_networks/6", "table wide_networks/1", "table two_routes/D1")
+OFTEN = (
+    *("figure fa_mechanism/7_paths", "figure wide_networks/6", "table wide_networks/1"),
+    *("table two_routes/D1", "figure two_routes/3"),
+)
 
 
 def source_of(item, output):

@@ -243,20 +243,11 @@ def test_figure_s2_of_the_results_has_all_trials_by_tpe_of_the_comparison():
 
 @pytest.mark.parametrize("rule", rates.LAB_SEARCHED)
 def test_the_configurations_of_the_lab_have_the_chosen_rates(rule):
-    if not lab_rates.chosen():
-        pytest.skip("results/two_routes/rates.csv is not yet made")
     check(rule)
-
-
-def is_run():
-    readme = (ROOT / "results" / "two_routes" / "README.md").read_text()
-    return "not yet run" not in next(line for line in readme.splitlines() if line.startswith("| state |"))
 
 
 def test_headers_have_the_time_and_the_accuracy_of_the_runs():
     for path, found in lab_rates.results().items():
-        if path.parent == lab_rates.LAB and not is_run():
-            continue
         assert path.read_text() == lab_rates.with_result(path.read_text(), found), path
     text = "# A rule.\n# neural-alignment train configs/a.yaml   (one core; not yet run)\nepochs: 1\n"
     header = "# neural-alignment train configs/a.yaml   (one core, about 20 s; 41.00 ± 1.41 % top-1, seeds 0 to 1)"
