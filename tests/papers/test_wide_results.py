@@ -124,11 +124,14 @@ def planned():
     return {work.name for item in items for work in unique(item.cells.get("lab", ()))}
 
 
-def test_the_whole_set_is_computed_within_160_minutes():
+def test_the_whole_set_is_computed_within_165_minutes():
     seconds = {row["run"]: row["seconds"] for row in rows_of("seconds")}
     missing = planned() - set(seconds)
     assert bool(missing) == ("Not yet run:" in (RESULTS / "README.md").read_text()), missing
-    assert sum(seconds[name] for name in planned() - missing) / 2 <= 160 * 60  # Two at once, on 2 cores.
+    minutes = sum(seconds[name] for name in planned() - missing) / 2 / 60  # Two at once, on 2 cores.
+    assert minutes <= 165
+    for page in (RESULTS / "README.md", PAGE):
+        assert f"{minutes:.0f} minutes" in page.read_text(), page
 
 
 def test_what_is_committed_is_small_and_whole():
