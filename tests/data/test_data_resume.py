@@ -218,7 +218,7 @@ def test_a_worker_decodes_only_its_own_rows(shards, files, tools):
     assert len(list(dataset.train(worker=0, workers=2).take(3))) == 3
     with pytest.raises(tf.errors.OpError) as raised:
         list(dataset.train(worker=1, workers=2).take(1))
-    assert "The image of record 10" in str(dataset.explain(raised.value))
+    assert "the image of record 10" in str(dataset.explain(raised.value))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ OFTEN = (
     *("table two_routes/D1", "figure two_routes/3"),
 )
 
+NOT_RUN = ("table_longer", "figure_longer", "table_8_wider")
+"""Files of experiments of which no network has been trained yet."""
+
 
 def source_of(item, output):
     if item.needs:  # The last alternative, without the remark in brackets.
@@ -44,7 +47,7 @@ def source_of(item, output):
 def test_the_commands_change_no_file(name, tmp_path):
     item = next(item for item in ITEMS if f"{item.kind} {item.name}" == name)
     product = item.make(source_of(item, str(tmp_path)))
-    assert product.rows or "No network of seed 99 yet" in product.text
+    assert (product.rows == []) == (item.file in NOT_RUN)
     [pinned] = re.findall(r"^matplotlib==(\S+) ; python_full_version >= ", (ROOT / "constraints.txt").read_text(), re.M)
     for made in write(product, str(tmp_path / item.file)):
         made = tmp_path / made

@@ -50,7 +50,7 @@ def network(config, name="convnet", shape=SHAPE, **options):
     """Returns a model, by default a convolution with batch normalisation and a dense layer, not compiled."""
     keras.utils.set_random_seed(1)
     options = options or {"filters": [4]}
-    decay = config["decay"] if config["rule"] == "kolen_pollack" else 1e-3
+    decay = config["decay"] if config["rule"] in TIED else 1e-3
     model = models.build(name, CLASSES, shape, from_config(config), weight_decay=decay, **options)
     return AlignedModel(model.input, model.output)
 
