@@ -34,7 +34,7 @@ quickstart: $(VENV)/.cpu
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Tests of killed processes, and all members of groups of which `make test` runs some: about 20 minutes on 2 cores.
+# Tests of killed processes, and all members of groups of which `make test` runs some: half an hour on 2 cores.
 # PART=2/4 runs the third of four parts.
 PART ?= 0/1
 test-exhaustive: $(VENV)/.dev
@@ -52,7 +52,7 @@ test-lowest: $(LOWEST)/.installed
 package-test: $(VENV)/.dev
 	$(BIN)/python tests/installed_package.py --python $(PYTHON)
 
-# Executes the notebooks as they are, into runs/examples: about 5 minutes of processor time.
+# Executes the notebooks as they are, into runs/examples: about 8 minutes of processor time.
 examples: $(VENV)/.dev
 	$(BIN)/python tests/execute_notebooks.py
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -80,7 +80,7 @@ def generator(
     return np.random.default_rng(_seed(seed, layer, weight))
 
 
-def drawable(initializer: Initializer, kernels: Sequence[np.ndarray]) -> Initializer:
+def drawable(initializer: Initializer, kernels: Sequence[Any]) -> Initializer:
     """Returns an initializer from which B can be drawn in a new layer, whatever values W has later.
 
     Keras builds a saved layer before it reads the weights. If its initializer gives all entries of W the same value, no
@@ -88,7 +88,7 @@ def drawable(initializer: Initializer, kernels: Sequence[np.ndarray]) -> Initial
 
     Args:
         initializer: the initializer of some trained kernels.
-        kernels: the kernels.
+        kernels: the kernels, as variables.
 
     Returns:
         `initializer`, or a normal distribution with the mean and the variance of the kernels' entries if `initializer`
@@ -96,10 +96,14 @@ def drawable(initializer: Initializer, kernels: Sequence[np.ndarray]) -> Initial
     """
     if isinstance(getattr(initializer, "seed", None), int):
         return initializer
-    trained = np.concatenate([kernel.ravel() for kernel in kernels])
-    drawn = [keras.ops.convert_to_numpy(initializer(kernel.shape, dtype=str(kernel.dtype))) for kernel in kernels]
+
+    def entries(values: Iterable[Any]) -> np.ndarray:
+        return np.concatenate([keras.ops.convert_to_numpy(each).ravel() for each in values])
+
+    trained = entries(kernels)
+    drawn = entries(initializer(tuple(kernel.shape), dtype=kernel.dtype) for kernel in kernels)
     mean, deviation = _moments(trained)
-    if _moments(np.concatenate([each.ravel() for each in drawn]))[1] > 0 or not 0 < deviation < np.inf:
+    if _moments(drawn)[1] > 0 or not 0 < deviation < np.inf:
         return initializer
     return keras.initializers.RandomNormal(mean, deviation, seed=zlib.crc32(trained.tobytes()) & 0x7FFFFFFF)
 

@@ -1,4 +1,4 @@
-"""Mistakes in options: an error of pydantic as one line with the key path, the value found and what is allowed."""
+"""Turns an error of pydantic into one line with the key path, the value that was found, and the allowed values."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ class AlignedAttention(LayerWithRule):
     @classmethod
     def initialized_kernels(cls, layer: Any) -> dict[str, list[Any]]:
         """Returns the kernels of the native layer, which have one initializer. See `AlignedLayer`."""
-        return {
-            "kernel_initializer": [keras.ops.convert_to_numpy(each.kernel) for each in dense_sublayers(layer).values()]
-        }
+        return {"kernel_initializer": [dense.kernel for dense in dense_sublayers(layer).values()]}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of the native layer with the alignment."""

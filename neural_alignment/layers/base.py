@@ -225,19 +225,20 @@ class AlignedLayer(LayerWithRule):
 
         They may have been trained since initialisation, so B is drawn independently of them.
         """
-        self._converted_kernels = self._kernels_of(layer)
+        kernels = self._kernels_of(layer)
+        self._converted_kernels = {name: keras.ops.convert_to_numpy(kernel) for name, kernel in kernels.items()}
 
     @classmethod
-    def initialized_kernels(cls, layer: Any) -> dict[str, list[np.ndarray]]:
+    def initialized_kernels(cls, layer: Any) -> dict[str, list[Any]]:
         """Returns the kernels of the native layer, by the name of the argument that initialises them."""
         kernels = cls._kernels_of(layer).values()
         return {argument: [kernel] for argument, kernel in zip(cls.initializer_arguments, kernels, strict=False)}
 
     @classmethod
-    def _kernels_of(cls, layer: Any) -> dict[str, np.ndarray]:
+    def _kernels_of(cls, layer: Any) -> dict[str, Any]:
         """Returns the kernels of the native layer by name."""
         holder = getattr(layer, "cell", layer)
-        return {name: keras.ops.convert_to_numpy(getattr(holder, name)) for name in cls.kernel_names}
+        return {name: getattr(holder, name) for name in cls.kernel_names}
 
     def take_initial_kernel(self) -> None:
         """Sets B to W(0) if the rule starts at W(0) and no training step has been made; otherwise does nothing.

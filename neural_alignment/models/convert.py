@@ -186,13 +186,13 @@ class _Copies:
         if "alignment_activation" in getattr(kind, "alignment_arguments", ()):
             follows = getattr(layer, "alignment_activation", None) or self._readers.activation(layer)
             config["alignment_activation"] = follows
-        keeps_kernels = rule is not None and issubclass(kind, AlignedLayer | AlignedAttention)
-        if keeps_kernels:
+        is_aligned = rule is not None and issubclass(kind, AlignedLayer | AlignedAttention)
+        if is_aligned:
             kernels = kind.initialized_kernels(layer)
             config |= {each: drawable(config[each], kernels[each]) for each in kernels.keys() & config.keys()}
         # Not `from_config`, which would wrap the error that the constructor raises for an unsupported layer.
         aligned = kind(**{**config, "alignment": rule})
-        if keeps_kernels:
+        if is_aligned:
             aligned.take_converted(layer)
         return aligned
 

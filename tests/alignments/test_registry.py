@@ -145,7 +145,7 @@ def functions_of_all_rules():
 
 
 BESIDE_THE_CLASS = {"test_every_rule_has_a_section_with_its_picture", "test_the_matrix_contains_each_group"}
-"""The tests of what a new rule needs beside its class: its documentation and its steps on a TPU."""
+"""The tests of the documentation and of the steps on a TPU, which a new rule needs in addition to its class."""
 
 
 @pytest.mark.parametrize(("kind", "weights"), [(Symmetric, {"self_": 0.9, "decay": 1.1}), (DirectFeedback, {})])
