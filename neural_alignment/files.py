@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import unicodedata
+import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,16 +31,22 @@ _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.
 """Error number of a full disk or an exceeded quota -> message of the operating system."""
 
 
-def write_whole(path: str, content: str | bytes) -> None:
+def write_whole(path: str, content: str | bytes, shared: bool = False) -> None:
     """Replaces a file atomically: a reader sees the old file or the new one, even after a power loss.
 
     On a local file system, the content is flushed to the disk before the file is replaced. The space of `reserve` is
-    used.
+    used, unless the file is shared.
+
+    Args:
+        path: the file.
+        content: its new content.
+        shared: whether several processes may write the file at the same time. Each of them then writes a partial file
+            of its own, and the content of the last one stays.
 
     Raises:
         tf.errors.OpError: if the file system refuses; no partial file remains.
     """
-    partial = path + PARTIAL
+    partial = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}" if shared else path + PARTIAL
     content = content.encode() if isinstance(content, str) else content
     try:
         if is_local(path):

@@ -123,7 +123,7 @@ def checked_prefix(path: str, endings: Sequence[str]) -> str:
         requirement = "must end with the name of the files, without their ending"
         raise ArgumentError("", requirement, Words(f"{path}, which is a directory"))
     for ending in endings:
-        checked(f"{path}{ending}.partial")  # The name of the file while it is being written.
+        checked(f"{path}{ending}.01234567.partial")  # As long as the name of the file while it is being written.
         if is_local(path) and os.path.lexists(f"{path}{ending}") and not os.path.isfile(f"{path}{ending}"):
             found = Words(f"{path}{ending}, which exists and is not a file")
             raise ArgumentError("", "must be the name of files to write", found)

@@ -160,7 +160,7 @@ def write(artifact: Artifact, path: str) -> list[str]:
     if artifact.figure is not None:
         contents["png"] = png(artifact.figure)
     for extension, content in contents.items():
-        write_whole(f"{path}.{extension}", content)
+        write_whole(f"{path}.{extension}", content, shared=True)
     return [f"{path}.{extension}" for extension in contents]
 
 

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import struct
-import uuid
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 import tensorflow as tf
 
+from neural_alignment import files
 from neural_alignment.errors import DataError, Words, WrongValue, one_line
 from neural_alignment.paths import is_local, problem_of_file
 
@@ -185,12 +185,9 @@ def _save(index_file: str, found: dict[str, FileIndex]) -> None:
         records=np.array([index.records for index in whole.values()], np.int64),
         lengths=np.concatenate([np.zeros(0, np.int64), *(np.diff(index.offsets) for index in whole.values())]),
     )
-    partial = f"{index_file}.{uuid.uuid4().hex}.partial"  # several processes may write the index at once
     try:
         tf.io.gfile.makedirs(os.path.dirname(index_file) or ".")
-        with tf.io.gfile.GFile(partial, "wb") as file:
-            file.write(content.getvalue())
-        tf.io.gfile.rename(partial, index_file, overwrite=True)
+        files.write_whole(index_file, content.getvalue(), shared=True)
     except tf.errors.OpError as error:
         found = Words(f"{index_file!r}: {first_line(error)}")
         raise DataError(WrongValue("data.index_file", "must be a path in a writable directory", found)) from error

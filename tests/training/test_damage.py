@@ -1,5 +1,6 @@
 """A damaged run directory ends in the correct result, or in one line that names the damaged file."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -639,6 +640,22 @@ def test_a_write_that_is_cut_short_leaves_the_file_before(tmp_path, monkeypatch)
     (tmp_path / "file.partial").symlink_to(tmp_path / "precious")
     files.write_whole(str(path), "after")
     assert (path.read_text(), (tmp_path / "precious").read_text()) == ("after", "precious")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_that_write_a_shared_file_at_the_same_time_do_not_disturb_each_other(tmp_path, monkeypatch, shared):
+    path, to_disk = str(tmp_path / "file"), os.fsync
+
+    def write_beside(descriptor):
+        to_disk(descriptor)
+        monkeypatch.setattr(os, "fsync", to_disk)
+        files.write_whole(path, "of another process", shared)
+
+    monkeypatch.setattr(os, "fsync", write_beside)
+    with contextlib.nullcontext() if shared else pytest.raises(tf.errors.NotFoundError):
+        files.write_whole(path, "of this process", shared)
+    assert Path(path).read_text() == ("of this process" if shared else "of another process")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.fixture
