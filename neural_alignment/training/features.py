@@ -167,7 +167,7 @@ class ImageSet:
         self._pixels = images if is_array else load_images(str(images))
         self.size = len(self._pixels)
         self._is_raw = self._pixels.dtype == np.uint8
-        self._check("the array" if is_array else str(images))
+        check_images("the array" if is_array else str(images), self._pixels, self._shape)
         if not self._is_raw:
             return
         if network.pixel_scale is None:
@@ -186,22 +186,34 @@ class ImageSet:
             images = tf.cast(self._pixels[begin : begin + self._batch_size], tf.float32)
             yield self._prepared(images) if self._is_raw else images
 
-    def _check(self, path: str) -> None:
-        if self._pixels.ndim != 4:
-            raise DataError(f"{path}: must be (images, height, width, channels); found {self._pixels.shape}")
-        found, (height, width, channels) = self._pixels.shape[1:], self._shape
-        fits = self._is_raw or all(size in (None, own) for own, size in zip(found, self._shape, strict=True))
-        if found[-1] != channels or not fits:
-            size = "any size" if self._is_raw else f"{height} x {width} pixels"
-            raise DataError(
-                f"{path}: `images` of {self._pixels.dtype} must be of {size} and {channels} channels for this network; "
-                f"found {found[0]} x {found[1]} pixels and {found[2]} channels"
-            )
-
     def _prepared(self, images: Any) -> Any:
         if None not in self._shape and images.shape[1:] != self._shape:
             images = tf.image.resize(images, self._shape[:2], method="bilinear")
         return (images - self._center) / self._scale
+
+
+def check_images(path: str, images: np.ndarray, input_shape: Sequence[int | None]) -> None:
+    """Checks that images can be the inputs of a network: uint8 images of any size, float images of its size.
+
+    Args:
+        path: name of their file in the message.
+        images: the images.
+        input_shape: `(height, width, channels)` of an input of the network.
+
+    Raises:
+        DataError: if they do not fit.
+    """
+    if images.ndim != 4:
+        raise DataError(f"{path}: must be (images, height, width, channels); found {images.shape}")
+    found, (height, width, channels) = images.shape[1:], input_shape
+    raw = images.dtype == np.uint8
+    fits = raw or all(size in (None, own) for own, size in zip(found, input_shape, strict=True))
+    if found[-1] != channels or not fits:
+        size = "any size" if raw else f"{height} x {width} pixels"
+        raise DataError(
+            f"{path}: `images` of {images.dtype} must be of {size} and {channels} channels for this network; "
+            f"found {found[0]} x {found[1]} pixels and {found[2]} channels"
+        )
 
 
 def extract(network: SourceNetwork, layer: str, images: ImageSet, folder: str | Path | None = None) -> np.ndarray:

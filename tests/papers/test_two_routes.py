@@ -803,6 +803,24 @@ def test_figure_6_asks_for_its_recordings_before_it_trains(tmp_path, recordings,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind", "said"),
+    [
+        ((12, 16, 3), np.float32, "of float32 must be of 16 x 16 pixels .* found 12 x 16 pixels"),
+        ((20, 20, 1), np.uint8, "of uint8 must be of any size and 3 channels .* 20 x 20 pixels and 1 channels"),
+    ],
+)
+def test_figure_6_checks_that_the_images_fit_the_networks_before_it_trains(tmp_path, shape, kind, said):
+    recorded = {"responses": np.ones((40, 2)), "categories": np.arange(40) % 2, "areas": ["V4", "IT"]}
+    np.savez(tmp_path / "r.npz", **recorded, images=np.zeros((40, *shape), kind))
+    folders = commands.Folders(str(tmp_path / "runs"), str(tmp_path / "results"), CONFIGS)
+    item = find(commands.ITEMS, "figure", "two_routes/6")
+    source = folders.source(item, "lab", recordings=str(tmp_path / "r.npz"))
+    with pytest.raises(DataError, match=f"r.npz: `images` {said}"):
+        commands.make(item, source, Execution(InProcess(), Screen(print, print)))
+    assert not (tmp_path / "runs").exists()
+
+
 WRONG_IMAGES = {
     "no images": (40, None, None, "r.npz: has no array `images`"),
     "fewer images": (40, 39, None, "r.npz: must have one image for each of the 40 rows of `responses`"),

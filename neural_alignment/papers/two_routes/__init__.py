@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from neural_alignment.errors import InputError
+from neural_alignment import config
+from neural_alignment.errors import DataError, InputError
 from neural_alignment.papers.registry import Item, Source
 from neural_alignment.papers.tables import whole
 from neural_alignment.papers.two_routes import (
@@ -21,13 +23,21 @@ from neural_alignment.papers.two_routes import (
 )
 from neural_alignment.papers.two_routes.compute import fits, taxonomy, theory
 from neural_alignment.reporting import Artifact, Row
+from neural_alignment.training import setup
 
 
 def _check_recordings(source: Source) -> None:
     """Reads the recordings and the images before hours of training, to find missing and unsuitable files early."""
     if source.recordings is None:
         raise InputError("figure two_routes/6 needs --recordings FILE; docs/neural_fit.md says how to obtain it")
-    fits.read_recordings(source.recordings, source.images)
+    fits.read_recordings(source.recordings, source.images, input_shapes=_input_shapes(source))
+
+
+def _input_shapes(source: Source) -> Iterator[tuple[int, ...]]:
+    """Yields the shape of the inputs of each network, except where it is not known without data that are missing."""
+    for cell in source.cells:
+        with contextlib.suppress(DataError):
+            yield setup.data_facts(config.load(f"{source.configs}/{cell.config}", cell.overrides)).input_shape
 
 
 def _all_of(rows: Callable[[], Sequence[Row]]) -> Callable[[Source], Artifact]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -35,7 +35,10 @@ ALL_LAYERS = FitSettings()
 
 
 def read_recordings(
-    recordings: str, images: str | None = None, components: int = neural_fit.COMPONENTS
+    recordings: str,
+    images: str | None = None,
+    components: int = neural_fit.COMPONENTS,
+    input_shapes: Iterable[tuple[int, ...]] = (),
 ) -> tuple[Recordings, neural_fit.Split]:
     """Reads recordings, and checks them and the images before any network is needed.
 
@@ -43,15 +46,20 @@ def read_recordings(
         recordings: file of the responses.
         images: file of the images shown; `None` if `recordings` contains them.
         components: number of components of the regression.
+        input_shapes: `(height, width, channels)` of the inputs of the networks, where they are known.
 
     Returns:
         The recordings, and the images that a layer is fitted to and tested on.
 
     Raises:
-        DataError: if a file cannot be read, or the recordings, the images and the regression do not fit each other.
+        DataError: if a file cannot be read, or the recordings, the images, the regression and
+            the networks do not fit each other.
     """
     recorded = load_recordings(recordings)
-    shown = len(load_images(images or recordings))
+    pixels = load_images(images or recordings)
+    for shape in input_shapes:
+        features.check_images(images or recordings, pixels, shape)
+    shown = len(pixels)
     if shown != len(recorded.responses):
         raise DataError(
             f"{images or recordings}: must have one image for each of the {len(recorded.responses)} rows of "
