@@ -100,8 +100,8 @@ class RedrawnMagnitudes(FixedMagnitudes):
     """Sign-concordant feedback whose magnitudes are redrawn for each batch (Liao et al. 2016, brSF).
 
     The error travels through sign(W) * |M|, as in `FixedMagnitudes`, with a new M at every step. Each entry of M is
-    drawn, independently of the others, from the entries of the initial backward kernel, which are a sample of the
-    initializer's distribution. The draw depends only on the seed, the name of the connection and the step. All uses of
+    drawn, independently of the others, from entries of the initial backward kernel, which are a sample of the
+    initializer's distribution (`optimizers.noise.resample`). The draw depends only on the seed, the name of the connection and the step. All uses of
     a connection in a step, and all replicas, have the same M. R = 0.
     """
 

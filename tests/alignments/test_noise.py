@@ -218,6 +218,25 @@ def test_a_resample_draws_every_entry_equally_often_and_with_replacement():
     assert_differs(resampled(values), resampled(values, layer="layes"))
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 128, 128), (1000, 512)])
+def test_a_resample_of_many_values_draws_from_some_of_them_in_every_part(shape):
+    """Values that differ between the positions of a filter, its inputs and its outputs keep their distribution."""
+    places = resampled(np.arange(np.prod(shape)).reshape(shape))
+    table = len(np.unique(places))
+    assert noise.TABLE / 2 < table < 2 * noise.TABLE
+    for axis, index in enumerate(np.unravel_index(places.ravel(), shape)):
+        counts = np.bincount(index, minlength=shape[axis])
+        expected = places.size / shape[axis]
+        # A part has one entry of the table more or less than another.
+        assert np.abs(counts - expected).max() < 6 * np.sqrt(expected) + expected * shape[axis] / table, axis
+
+
+def test_a_resample_of_fewer_values_draws_from_all_of_them():
+    values = np.arange(2 * noise.TABLE - 1)
+    seen = np.unique(np.concatenate([resampled(values, step) for step in range(20)]))
+    assert len(seen) == len(values)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_a_compiled_resample_is_that_of_eager_execution_to_the_last_bit(dtype):
     values = tf.cast(np.random.default_rng(0).normal(size=(3, 3, 7, 9)), dtype)
