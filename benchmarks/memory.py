@@ -145,7 +145,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
             limit = (base + own) * (1 + ALLOWANCE)
             rows.append([name, peak_size, peak_size / base, own, limit])
             checks.append(Check(f"peak memory (MiB), {case}, {name}", peak_size, limit))
-        header = ["contender", "peak (MiB)", "over backpropagation", "of it own variables (MiB)", "limit (MiB)"]
+        header = ["contender", "peak (MiB)", "over backpropagation", "own variables (MiB)", "limit (MiB)"]
         intro = f"**{case}**, batch {size['batch']}, medians of {samples.rounds(case)} processes each.\n\n"
         texts.append(intro + table(header, rows) + samples.note_of_missing([case], measured_rules(size)))
     intro = (

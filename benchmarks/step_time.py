@@ -60,8 +60,9 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     from benchmarks import contenders
 
     intro = (
-        f"The limit is the floor plus {contenders.ALLOWANCE:.0%}. The floor counts only products and no random "
-        f"numbers, so it is {contenders.NORMAL_NOISE:.0%} for rules with normal noise for each input, and "
+        f"The floor is the time expected from the number of products. The limit is the floor plus "
+        f"{contenders.ALLOWANCE:.0%}; because the floor counts no random numbers, it is the floor plus "
+        f"{contenders.NORMAL_NOISE:.0%} for rules with normal noise for each input, and plus "
         f"{contenders.REDRAWING:.0%} for brsf, which draws a magnitude for each weight. Sign noise takes one random "
         "bit per number."
     )

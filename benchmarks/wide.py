@@ -103,7 +103,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
             checks.append(Check(f"kept by {name}, {largest}, over the weights", memory, KEEPS[name]))
     picture = samples.path.with_suffix(".png")
     _plot(samples, picture)
-    header = ["rule", *sizes, f"quartiles, {largest}", "in CPU time", "floor", "limit", "kept over the weights"]
+    header = ["rule", *sizes, f"quartiles, {largest}", "in CPU time", "floor", "limit", "bytes stored over the weights"]
     text = (
         f"The 8-layer CIFAR-10 network, batch {sizes[largest]['batch']}, {samples.rounds(largest)} rounds; "
         f"backpropagation takes {middle(samples.values(largest, BASELINE))[0]:.3f} s per step at {largest}. "

@@ -75,6 +75,11 @@ class Spread:
         """The standard error of the mean; 0 for fewer than two values, so that no error bar is drawn."""
         return self.deviation / math.sqrt(len(self.known)) if len(self.known) > 1 else 0.0
 
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of the standard error."""
+        return len(self.known) - 1
+
     def __format__(self, specification: str) -> str:
         if not self.known:
             return "none"

@@ -18,9 +18,9 @@ class Noisy(Wrapper):
     """Adds zero-mean noise to every update of another optimizer, scaled by the current learning rate.
 
     w <- update(w) + rate e, where e is noise of the given variance (Kunin et al. 2020, section 5 and Appendix B.3). It
-    is a function of the seed, the variable's path and the number of steps, so a resumed run gets the same noise as an
-    uninterrupted run. In steps without an update (`gradient_accumulation_steps`) there is no noise. Moving averages
-    (`use_ema`) and constraints apply to the noisy weights.
+    is a function of the seed, the variable's path and the number of calls of `apply`, so a resumed run gets the same
+    noise as an uninterrupted run. In steps without an update (`gradient_accumulation_steps`) there is no noise. Moving
+    averages (`use_ema`) and constraints apply to the noisy weights.
 
     Args:
         optimizer: the optimizer that makes the updates.

@@ -6,6 +6,7 @@ and the accuracy of their runs into the headers of these configurations.
 """
 
 import csv
+import json
 import re
 import statistics
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from neural_alignment.papers import pages
-from neural_alignment.papers.claims import NOT_YET, TOO_FEW
+from neural_alignment.papers.claims import NOT_YET, TOO_FEW, UNDECIDED
 from neural_alignment.papers.two_routes.runs import MODELS
 from neural_alignment.reporting import Spread, duration
 
@@ -121,12 +122,12 @@ def with_search_result(text: str, row: Mapping[str, str]) -> str:
 
 def time_line() -> list[str]:
     """Returns the sentence on the time of all runs in `docs/two_routes.md`."""
-    seconds = [float(row["seconds"]) for row in rows_of(RESULTS / "two_routes" / "seconds.csv")]
-    runs = f"The {len(seconds)} runs in `results/two_routes/seconds.csv`"
+    found = [json.loads(path.read_text()) for path in (RESULTS / "two_routes" / "runs").rglob("status.json")]
+    seconds = [status["seconds"] for status in found if "seconds" in status]  # A run that diverged has none.
     searches = {row["rule"]: float(row["seconds"]) for row in rows_of(RATES)}
-    also = f", the searches for their rates {sum(searches.values()) / 120:.0f} minutes" if searches else ""
-    time = f"took {sum(seconds) / 120:.0f} minutes, two at a time"
-    return [f"{runs} {time}{also}. Other work shared the cores during many of them."]
+    runs = f"The {len(seconds)} runs that did not diverge took {sum(seconds) / 120:.0f} minutes, two at a time"
+    also = f"the searches for their rates {sum(searches.values()) / 120:.0f} minutes"
+    return [f"{runs} (`seconds` of their `status.json`), {also}. Other work shared the cores during most of them."]
 
 
 def write_rates() -> None:
@@ -157,8 +158,8 @@ VARIANTS = {
 }
 """Rule -> name of a variant of weight mirror in README."""
 
-FINDINGS = {"shows": "yes on {}", "does not show": "not shown on {}", TOO_FEW: "too few seeds on {}"}
-FINDINGS |= {NOT_YET: "not yet run on {}"}
+FINDINGS = {"shows": "yes on {}", "contradicted": "no on {}"}
+FINDINGS |= {verdict: f"{verdict} on {{}}" for verdict in (UNDECIDED, TOO_FEW, NOT_YET)}
 """Verdict of a claim -> its text in README, with the networks."""
 
 

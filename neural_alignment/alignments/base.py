@@ -74,7 +74,8 @@ class LayerView:
         inputs: x, `(batch, ..., inputs)`. None creates a view without this attribute, for a rule without
             `reads_signals`.
         forward_kernel: W: `(inputs, outputs)`, or `(rows, columns, inputs, outputs)` in a convolution.
-        backward_kernel: B: `(outputs, inputs)`, or the shape of W in a convolution.
+        backward_kernel: B as the layer stores it: `(outputs, inputs)`, or the shape of W in a convolution. Formulas
+            with signals (B^T x, B z) write B in the shape of W.
         bias: `(outputs,)`, or None.
         activation: the nonlinearity that follows the layer, or None.
         projection: W^T x without the bias, `(batch, ..., outputs)`, if the layer has already computed it; otherwise
@@ -155,7 +156,8 @@ class KernelView:
     Attributes:
         linear_map: the linear map of the connection.
         forward_kernel: W, behind `tf.stop_gradient`.
-        backward_kernel: B as it is stored, in the layout of W.
+        backward_kernel: the stored backward weight, in the layout of W: B, or the weight from which `carried_kernel`
+            computes B, such as L of `ProductFeedback`.
         fixed_kernel: the second backward weight, or None. See `Alignment.fixed_shape`.
         name: name of the connection. The random numbers of connections with different names are independent.
         step: the global step.

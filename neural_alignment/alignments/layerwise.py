@@ -101,8 +101,8 @@ class RedrawnMagnitudes(FixedMagnitudes):
 
     The error travels through sign(W) * |M|, as in `FixedMagnitudes`, with a new M at every step. Each entry of M is
     drawn, independently of the others, from entries of the initial backward kernel, which are a sample of the
-    initializer's distribution (`optimizers.noise.resample`). The draw depends only on the seed, the name of the connection and the step. All uses of
-    a connection in a step, and all replicas, have the same M. R = 0.
+    initializer's distribution (`optimizers.noise.resample`). The draw depends only on the seed, the name of the
+    connection and the step. All uses of a connection in a step, and all replicas, have the same M. R = 0.
     """
 
     rule: Literal["brsf"] = "brsf"
@@ -213,9 +213,10 @@ class Activation(SignalAlignment):
 
 @register
 class KolenPollack(TrainedAlignment):
-    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = decay P_decay, and B gets the update of W.
+    """Kolen-Pollack (Kolen and Pollack 1994; Appendix D.3): R = P_angle + decay P_decay; B gets the update of W.
 
-    `operations` computes the gradient of the angle primitive to B, with `tie_gradient`. `decay` must equal the weight
+    `operations` computes the gradient of the angle primitive to B, with `tie_gradient`, so `__call__` returns only
+    decay P_decay. `decay` must equal the weight
     decay of W, and one optimizer must update both kernels, so that the decay shrinks W - B^T at every step. In a Keras
     model the weight decay of W is its regulariser: `kernel_regularizer=keras.regularizers.L2(decay / 2)`. With
     `decay=0`, the `weight_decay` of the optimizer may decay both kernels instead. In a layer with the NTK

@@ -2,7 +2,8 @@
 
 A primitive of signals is a mean over the batch and a sum over all other axes, including space. A primitive of kernels
 is a sum over their entries. Sums are computed in at least float32. All functions return a scalar. x is the input of a
-layer and x_out = W^T x its forward projection.
+layer and x_out = W^T x its forward projection. In the formulas of amp, null, sparse and angle, B has the shape of W; in
+that of self_ it has the shape of W^T.
 """
 
 from __future__ import annotations

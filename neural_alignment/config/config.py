@@ -44,7 +44,7 @@ class Config(Options):
     model: MODELS.any_registered
     """The network."""
     loss: LOSSES.any_registered = DEFAULT_LOSS
-    """The task loss J, without weight decay."""
+    """The loss on the targets. J is this loss plus the weight decay."""
     init_from: Annotated[AnyInitialState | None, Field(exclude_if=lambda state: state is None)] = None
     """Weights to start from: a run directory, a .keras file, or a mapping with more options. Default: random."""
     alignment: Alignments | None = None

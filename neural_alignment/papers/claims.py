@@ -8,6 +8,7 @@ training. They have a value for each seed, and most criteria apply to the interv
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import operator
@@ -33,6 +34,9 @@ NOT_YET = "not yet run"
 TOO_FEW = "too few seeds"
 """Verdict of a claim none of whose cases has enough seeds."""
 
+UNDECIDED = "undecided"
+"""Verdict of a claim if no case meets the criterion and none contradicts it."""
+
 
 class NotYetRunError(Exception):
     """A result file or its rows do not exist."""
@@ -48,47 +52,117 @@ def reach(error: float, freedom: float) -> float:
     return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error if freedom > 0 else math.inf
 
 
+def _student(found: Spread) -> float:
+    """Returns the distance from the mean to either end of its interval by Student's t."""
+    return reach(found.error, found.freedom)
+
+
+def welch(parts: Sequence[Spread]) -> tuple[float, float]:
+    """Returns the standard error of a sum or difference of means, and its degrees of freedom (Welch, Satterthwaite).
+
+    Args:
+        parts: the values of each mean, two or more; the variances of the parts may differ.
+    """
+    squares = [part.error**2 for part in parts]
+    below = sum(square**2 / part.freedom for square, part in zip(squares, parts, strict=True))
+    # Without any spread the interval has no width, whatever the degrees of freedom.
+    return math.sqrt(sum(squares)), sum(squares) ** 2 / below if below else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpaired(Spread):
+    """A sum and difference of means of independent values: the seeds of one mean are not those of another.
+
+    Attributes:
+        values: those of the mean with the fewest.
+        plus: the values of the means that are added.
+        minus: the values of the means that are subtracted.
+    """
+
+    plus: Sequence[Spread] = ()
+    minus: Sequence[Spread] = ()
+
+    @classmethod
+    def of(cls, plus: Sequence[Spread], minus: Sequence[Spread]) -> Unpaired:
+        """Returns the sum of some means minus that of others."""
+        fewest = min((*plus, *minus), key=lambda part: len(part.known))
+        return cls(fewest.values, plus, minus)
+
+    @property
+    def mean(self) -> float:
+        """The sum of the means, with their signs."""
+        return sum(part.mean for part in self.plus) - sum(part.mean for part in self.minus)
+
+    @property
+    def error(self) -> float:
+        """Its standard error; NaN if a mean has fewer than two values."""
+        return welch((*self.plus, *self.minus))[0] if len(self.known) > 1 else math.nan
+
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of its standard error; 0 if a mean has fewer than two values."""
+        return welch((*self.plus, *self.minus))[1] if len(self.known) > 1 else 0
+
+
 class Threshold(NamedTuple):
-    """A condition that a quantity must meet.
+    """A range in which the interval of a quantity must lie.
 
     Attributes:
         text: the condition in words, as a table shows it.
-        holds: whether the values of all seeds meet it.
+        low: lower end of the range.
+        high: upper end of the range.
+        distance: returns the distance from the mean of the values to either end of their interval.
         least: smallest number of values from which it is judged.
     """
 
     text: str
-    holds: Callable[[Spread], bool]
+    low: float = -math.inf
+    high: float = math.inf
+    distance: Callable[[Spread], float] = _student
     least: int = LEAST
 
-    def judge(self, found: Spread) -> bool | None:
-        """Returns whether the condition is met; `None` if there are too few values to say so.
+    def holds(self, found: Spread) -> bool:
+        """Returns whether the whole interval lies in the range."""
+        distance = self.distance(found)
+        return self.low < found.mean - distance and found.mean + distance < self.high
 
-        A missing value, of a run that diverged, does not meet any condition.
+    def judge(self, found: Spread) -> bool | None:
+        """Returns whether the condition is met; `None` if the values do not tell, or are too few.
+
+        It is not met if the whole interval lies outside of the range, or if a value is missing, of a run that diverged.
         """
         if len(found.values) < self.least:
             return None
-        return len(found.known) == len(found.values) and bool(self.holds(found))
+        if len(found.known) < len(found.values):
+            return False
+        distance = self.distance(found)
+        outside = found.mean + distance <= self.low or found.mean - distance >= self.high
+        return True if self.holds(found) else False if outside else None
 
 
-def _interval(text: str, low: float = -math.inf, high: float = math.inf) -> Threshold:
-    """Returns the criterion that the interval of the mean lies between two limits."""
+def above(limit: float = 0.0, single: float | None = None) -> Threshold:
+    """Returns the criterion that the interval of the mean is above a limit.
 
-    def holds(found: Spread) -> bool:
-        distance = reach(found.error, len(found.known) - 1)
-        return low < found.mean - distance and found.mean + distance < high
-
-    return Threshold(text, holds)
-
-
-def above(limit: float = 0.0) -> Threshold:
-    """Returns the criterion that the interval of the mean is above a limit."""
-    return _interval(f"above {limit:g}", low=limit)
+    Args:
+        limit: the limit.
+        single: distance to either end of the interval of a case with one value. By default such a case is not judged.
+    """
+    return _with_single(Threshold(f"above {limit:g}", low=limit), single)
 
 
-def below(limit: float) -> Threshold:
-    """Returns the criterion that the interval of the mean is below a limit."""
-    return _interval(f"below {limit:g}", high=limit)
+def below(limit: float, single: float | None = None) -> Threshold:
+    """Returns the criterion that the interval of the mean is below a limit; for `single` see `above`."""
+    return _with_single(Threshold(f"below {limit:g}", high=limit), single)
+
+
+def _with_single(criterion: Threshold, single: float | None) -> Threshold:
+    if single is None:
+        return criterion
+
+    def distance(found: Spread) -> float:
+        return single if len(found.known) == 1 else _student(found)
+
+    return criterion._replace(text=f"{criterion.text}; one seed: ± {single:g}", distance=distance, least=1)
 
 
 def not_above(limit: float, margin: float) -> Threshold:
@@ -97,16 +171,16 @@ def not_above(limit: float, margin: float) -> Threshold:
     It is not the opposite of `above`: a wide interval meets neither. The margin is the smallest excess that would
     contradict the claim; it follows from the claim and not from the results.
     """
-    return _interval(f"not above {limit:g}, margin {margin:g}", high=limit + margin)
+    return Threshold(f"not above {limit:g}, margin {margin:g}", high=limit + margin)
 
 
 def between(low: float, high: float) -> Threshold:
     """Returns the criterion that the interval of the mean is between two limits."""
-    return _interval(f"{low:g} to {high:g}", low, high)
+    return Threshold(f"{low:g} to {high:g}", low, high)
 
 
 def _mean(text: str, low: float = -math.inf, high: float = math.inf) -> Threshold:
-    return Threshold(text, lambda found: low < found.mean < high, least=1)
+    return Threshold(text, low, high, distance=lambda found: 0.0, least=1)
 
 
 def mean_above(limit: float) -> Threshold:
@@ -165,7 +239,7 @@ Seeds = dict[Any, float]
 
 
 def seeds_by(rows: Iterable[Row], key: str, value: str = "value") -> dict[Any, Seeds]:
-    """Returns value of a column -> seed -> value of the column `value`; the last row counts if there are several."""
+    """Returns entry of the column `key` -> seed -> entry of the column `value`; of several rows the last one counts."""
     found: dict[Any, Seeds] = {}
     for row in rows:
         found.setdefault(row[key], {})[row["seed"]] = math.nan if row[value] is None else row[value]
@@ -185,7 +259,7 @@ def paired(function: Callable[..., float], *values: Seeds) -> Spread:
 
 
 def difference(first: Seeds, second: Seeds) -> Spread:
-    """Returns the spread of the differences first - second of the same seed; errors as of `paired`."""
+    """Returns the spread of the differences first - second of the same seed. Raises the errors of `paired`."""
     return paired(lambda one, other: one - other, first, second)
 
 
@@ -297,7 +371,8 @@ class PaperClaim(NamedTuple):
             return [{**facts, "case": "", "verdict": NOT_YET}]
         held = [self.criterion.judge(values) for values in found.values()]
         numbers = [self._numbers(*each) for each in zip(found.items(), held, strict=True)]
-        return [{**facts, **each, "verdict": verdict(held)} for each in numbers]
+        enough = any(len(values.values) >= self.criterion.least for values in found.values())
+        return [{**facts, **each, "verdict": verdict(held, enough)} for each in numbers]
 
     def _numbers(self, case: tuple[str, Spread], holds: bool | None) -> Row:
         name, values = case
@@ -310,11 +385,18 @@ class PaperClaim(NamedTuple):
         return {"case": name, **counts, "shown": ": ".join([name] * bool(name) + [" ".join(parts)])}
 
 
-def verdict(held: Sequence[bool | None]) -> str:
-    """Returns in one or two words whether a claim holds in its cases; `None` stands for too few seeds."""
-    if all(each is None for each in held):
+def verdict(held: Sequence[bool | None], enough: bool = True) -> str:
+    """Returns in one or three words whether a claim holds in its cases.
+
+    Args:
+        held: whether each case meets the criterion; `None` if its values do not tell.
+        enough: whether any case has enough values to be judged.
+    """
+    if not enough:
         return TOO_FEW
-    return "yes" if all(held) else "in part" if any(held) else "no"
+    if any(held):
+        return "yes" if all(held) else "in part"
+    return "no" if any(each is False for each in held) else UNDECIDED
 
 
 COLUMNS = (

@@ -278,7 +278,7 @@ def backpropagation_step(rows: list[LayerCost], model: keras.Model) -> int:
 
 
 def network_step(model: AlignedModel) -> int:
-    """Counts the floating-point operations in the products of a step with a networkwise rule, for one example.
+    """Counts the floating-point operations of the products of a step with a rule for the whole network, per example.
 
     As in `regulariser_products`, the step is traced, and the products that its gradients depend on are counted.
     """

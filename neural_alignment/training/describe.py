@@ -63,7 +63,7 @@ class Description(NamedTuple):
 
 
 def describe(config: Config) -> str:
-    """Returns a table of a run's layers and the cost of its steps; errors as of `description`."""
+    """Returns a table of a run's layers and the cost of its steps. Raises the errors of `description`."""
     return str(description(config))
 
 
@@ -169,7 +169,7 @@ def _execution(config: Config) -> list[str]:
 
 
 def _step_costs(rows: list[LayerCost], model: AlignedModel, part: int) -> list[str]:
-    """Returns lines about the cost of each kind of step, and the number of values that a networkwise rule stores.
+    """Returns lines about the cost of each kind of step, and about the values that a rule for the whole network stores.
 
     Args:
         rows: the `layer_costs` of the network.

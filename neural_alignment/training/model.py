@@ -117,8 +117,8 @@ class AlignedModel(InterceptedModel):
         graphs: the `RunGraphs` to which the graphs of steps belong if another run may use them; otherwise None.
 
     Raises:
-        ValueError: if `inputs` or `outputs` is missing, if one layer has a networkwise rule and another layer does not
-            have it, or if a wrapper of Keras contains a layer whose rule is not defined in it.
+        ValueError: if `inputs` or `outputs` is missing, if one layer has a rule for the whole network and another
+            layer does not have it, or if a wrapper of Keras contains a layer whose rule is not defined in it.
     """
 
     graphs: Any = None
@@ -149,12 +149,12 @@ class AlignedModel(InterceptedModel):
 
     @property
     def bound_rule(self) -> BoundRule | None:
-        """The networkwise rule of the model, or None."""
+        """The rule for the whole network of the model, or None."""
         return self._bound_rule
 
     @property
     def weights(self) -> list[Any]:
-        """All weights, including those of a networkwise rule, which Keras before version 3.13 leaves out."""
+        """All weights, including those of a rule for the whole network, which Keras before version 3.13 leaves out."""
         weights, kept = super().weights, getattr(self, "feedback_weights", None)
         known = {id(weight) for weight in weights}
         return [*weights, *(weight for weight in (kept.weights if kept else []) if id(weight) not in known)]

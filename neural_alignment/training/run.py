@@ -53,7 +53,7 @@ def train(
 
     Raises:
         RunError: if the directory already contains a run and neither `resume` nor `force` is true, or if it is in use,
-            damaged, or of another configuration, or its path is a pattern.
+            damaged, or of another configuration, or its path contains one of `*?[` or a backslash.
         ConfigError: if the pattern of a rule matches no layer.
         DataError: if the data cannot be read.
         Diverged: if J or R is not finite. Earlier rows and checkpoints stay.

@@ -104,7 +104,7 @@ class Trainer:
         self._stepper.trace_in_background()
 
     def advance(self, limit: int) -> dict[str, float]:
-        """Makes at least one step in one graph call. Returns the means since the metrics were reset.
+        """Makes at least one step in one graph call. Returns the means since the metrics were reset, by Keras' names.
 
         A call makes `steps_per_execution` steps, or fewer because of `limit` or because signals must be checked.
 

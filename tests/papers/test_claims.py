@@ -12,6 +12,7 @@ from neural_alignment.papers import claims, commands, pages
 from neural_alignment.papers.claims import (
     PaperClaim,
     ResultFiles,
+    Unpaired,
     above,
     below,
     between,
@@ -29,15 +30,20 @@ CLEAR, UNCLEAR = Spread([2.0, 2.1, 1.9]), Spread([5.0, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(("criterion", "clear", "unclear"), [
-    (above(), True, False),
-    (above(1.76), False, False),
-    (above(1.74), True, False),
-    (below(2.24), False, False),
-    (below(2.26), True, False),
-    (not_above(1.9, 0.36), True, False),
-    (not_above(1.9, 0.34), False, False),
-    (between(1.74, 2.26), True, False),
-    (between(1.76, 3), False, False),
+    (above(), True, None),
+    (above(1.76), None, None),
+    (above(1.74), True, None),
+    (above(2.24), None, None),
+    (above(2.26), False, None),
+    (below(2.24), None, None),
+    (below(2.26), True, None),
+    (below(1.74), False, None),
+    (not_above(1.9, 0.36), True, None),
+    (not_above(1.9, 0.34), None, None),
+    (not_above(1.5, 0.24), False, None),
+    (between(1.74, 2.26), True, None),
+    (between(1.76, 3), None, None),
+    (between(2.26, 3), False, None),
     (mean_above(1.9), True, True),
     (mean_above(2.1), False, False),
     (mean_below(2.1), True, True),
@@ -67,9 +73,36 @@ def test_the_reach_of_an_interval_is_a_quantile_of_students_t():
 def test_one_or_two_values_are_too_few_for_an_interval(criterion):
     for values in ([], [1.5], [1.5, 1.5]):
         assert criterion.judge(Spread(values)) is None
-    for values in ([], [1.5]):
-        assert not criterion.holds(Spread(values))
     assert criterion.judge(Spread([1.5, 1.5, 1.5]))
+
+
+def test_a_case_with_one_seed_can_be_given_the_interval_of_others():
+    criterion = above(1, single=2)
+    assert criterion.text == "above 1; one seed: ± 2"
+    assert [criterion.judge(Spread([value])) for value in (3.1, 2.9, -0.9, -1.1)] == [True, None, None, False]
+    # Two and more seeds have their own interval, however wide.
+    assert criterion.judge(Spread([3.0, 3.4])) is None
+    assert criterion.judge(Spread([1.1, 1.3, 1.5])) is None
+    assert criterion.judge(Spread([1.3, 1.3, 1.4])) is True
+    assert below(1, single=2).judge(Spread([-1.1])) is True
+
+
+def test_the_interval_of_unpaired_values_is_welchs():
+    first, second = [42.0, 43.1, 41.7, 42.4], [38.0, 39.5, 41.0]
+    found = Unpaired.of([Spread(first)], [Spread(second)])
+    interval = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    reach = claims.reach(found.error, found.freedom)
+    assert (found.mean - reach, found.mean + reach) == pytest.approx((interval.low, interval.high))
+    assert len(found.values) == 3
+    assert above(interval.low - 0.01).judge(found) is True
+    assert above(interval.low + 0.01).judge(found) is None
+    # By pairs of the first three seeds the interval would be another.
+    pairs = Spread([one - other for one, other in zip(first, second, strict=False)])
+    assert abs(claims.reach(pairs.error, 2) - reach) > 0.1
+    assert above(-99).judge(Unpaired.of([Spread(first)], [Spread([40.0])])) is None
+    double = Unpaired.of([Spread(first), Spread(second)], [Spread(second), Spread(first)])
+    assert double.mean == pytest.approx(0)
+    assert double.error == pytest.approx(2**0.5 * found.error)
 
 
 def test_one_value_can_be_judged_without_an_interval():
@@ -109,7 +142,7 @@ def folder(tmp_path):
 def test_a_claim_is_judged_in_each_case(folder):
     product = claims.judge([claim(), claim("b", criterion=above(-9)), claim("c", criterion=above(9))], folder)
     assert [(row["claim"], row["case"], row["holds"], row["verdict"]) for row in product.rows] == [
-        ("a claim", "l = 1", True, "in part"), ("a claim", "l = 2", False, "in part"),
+        ("a claim", "l = 1", True, "in part"), ("a claim", "l = 2", None, "in part"),
         ("b", "l = 1", True, "yes"), ("b", "l = 2", True, "yes"),
         ("c", "l = 1", False, "no"), ("c", "l = 2", False, "no"),
     ]  # fmt: skip
@@ -123,7 +156,8 @@ def test_a_claim_is_judged_in_each_case(folder):
 @pytest.mark.parametrize(("values", "line"), [
     # One case has enough seeds, the other does not.
     ({"a": [3, 4, 4], "b": [5]}, "a: 3.67 ± 0.33; b: 5.00 | turn | 1 to 3 | above 0 | in part"),
-    ({"a": [3, 9, -4], "b": [5]}, "a: 2.67 ± 3.76; b: 5.00 | turn | 1 to 3 | above 0 | no"),
+    ({"a": [3, 9, -4], "b": [5]}, "a: 2.67 ± 3.76; b: 5.00 | turn | 1 to 3 | above 0 | undecided"),
+    ({"a": [3, 9, -4], "b": [-3, -4, -3]}, "a: 2.67 ± 3.76; b: -3.33 ± 0.33 | turn | 3 | above 0 | no"),
     ({"a": [3, 4], "b": [5]}, "a: 3.50 ± 0.50; b: 5.00 | turn | 1 to 2 | above 0 | too few seeds"),
     ({"": [3, 4, 4, math.nan]}, "3.67 ± 0.33 (1 of 4 diverged) | turn | 3 | above 0 | no"),
     ({"a": [math.nan] * 3}, "a: (3 of 3 diverged) | turn | 0 | above 0 | no"),

@@ -253,7 +253,7 @@ EQUAL = {
     "true labels": (in_file(SIMILARITY, exchange("fraction", 0, 1)), [
         ("6", "with all labels replaced, inputs of one category are as alike as those of two")]),
     "all labels replaced": (in_file(SIMILARITY, exchange("fraction", 0.5, 1)), [
-        ("6", "with half of the labels replaced they are not, a control")]),
+        ("6", "control: with half of the labels replaced, inputs of one category are more alike")]),
     "ends beside each other": (in_file("figure_7_paths", NEAR, point="path"), [
         ("7C", "these ends belong to different local minima"), ("7F", "these ends belong to different local minima")]),
     "gates": (in_file("figure_S7", AWAY, case="gated"), [

@@ -276,8 +276,8 @@ def test_fewer_examples_are_compared_with_the_whole_batch_by_seed(tmp_path):
                 assert config.alignment.examples == (None if fraction == 1 else fraction)
     product = make("table", "two_routes/examples", "lab", runs=str(tmp_path / "runs"))
     assert list(written(product)[0]) == ["rule", "examples", "seed", "top1", "weight_angle", "diverged", "seconds"]
-    assert "| activation (AA) | 1 | 45.00 ± 3.24 | 50.0 ± 0.0 |  |  |" in product.text
-    assert "| activation (AA) | 0.5 | 44.00 ± 5.29 | 50.0 ± 0.0 | +1.00 ± 0.58 | no |" in product.text
+    assert "| activation (AA) | 1 | 45.00 ± 4.58 | 50.0 ± 0.0 |  |  |" in product.text
+    assert "| activation (AA) | 0.5 | 44.00 ± 5.29 | 50.0 ± 0.0 | +1.00 ± 0.58 | undecided |" in product.text
     assert "| activation (AA) | 0.25 | 41.00 ± 3.61 | 50.0 ± 0.0 | +4.00 ± 0.58 | yes |" in product.text
     assert "(2 of 3 seeds) | 50.0 ± 0.0 | +2.50 ± 0.50 | too few seeds |" in product.text
     assert "- activation (AA): costs accuracy from 0.25 of the batch on." in product.text
@@ -533,7 +533,7 @@ def test_claims_are_judged_by_the_difference_and_its_standard_error(tmp_path):
     # Higher on average, but the interval contains 0.
     information = rows["resnet18", "information", "weight_mirror"]
     assert information["difference"] > 0
-    assert information["verdict"] == "does not show"
+    assert information["verdict"] == "undecided"
     assert rows["resnet50", "symmetric", "backprop"]["verdict"] == "too few seeds"
     assert rows["resnet50v2", "symmetric", "backprop"]["verdict"] == "not yet run"
     means = "46.20 ± 1.00 (3 of 5 seeds) | 46.00 ± 1.00 (3 of 5 seeds)"
@@ -556,9 +556,11 @@ EQUAL, BETTER, FAR = (
     (EQUAL, -5.0, 4.8, "is behind"),
     (EQUAL, 3.0, 2.0, "is ahead"),
     (BETTER, 0.5, 0.4, "shows"),
-    (BETTER, 0.5, 0.6, "does not show"),
-    (FAR, 4.9, 0.0, "does not show"),  # Better, not far better.
-    (FAR, 7.0, 2.2, "does not show"),
+    (BETTER, 0.5, 0.6, "undecided"),
+    (BETTER, -0.5, 0.6, "undecided"),
+    (BETTER, -0.5, 0.4, "contradicted"),
+    (FAR, 4.9, 0.0, "contradicted"),  # Better, not far better.
+    (FAR, 7.0, 2.2, "undecided"),
     (FAR, 7.0, 1.8, "shows"),
 ])  # fmt: skip
 def test_a_verdict_follows_from_the_whole_interval(claim, difference, distance, said):
@@ -598,7 +600,7 @@ def test_noise_is_judged_by_what_it_costs_not_by_who_is_ahead(tmp_path):
     rows = [row for row in product.rows if row["noise_variance"] and row["verdict"] != "not yet run"]
     assert "| ResNet-50, variance 0.1 | missing | missing |  | - | not yet run |" in product.text
     assert [(row["rule"], row["verdict"]) for row in rows] == [
-        ("symmetric", "does not show"), ("activation", "shows"),
+        ("symmetric", "undecided"), ("activation", "shows"),
     ]  # fmt: skip
     symmetric, activation = rows
     assert symmetric["difference"] == pytest.approx(0, abs=1e-9)

@@ -98,7 +98,7 @@ CONTRADICTIONS = {
     "WM's metaparameters fail on other networks": {
         "transfer": {"weight_mirror": (0.4, 0.37, 0.37), "weight_mirror_adam": (0.4, 0.38, 0.38),
                      "weight_mirror_adam_ops": (0.4, 0.38, 0.38)}},
-    "an adaptive optimizer makes it more robust": {"transfer": {"weight_mirror_adam": (0.4, 0.1, 0.1)}},
+    "an adaptive optimizer makes it more robust": {"transfer": {"weight_mirror_adam": (0.4, 0.05, 0.1)}},
     "the operations make it more robust": {"transfer": {"weight_mirror_adam_ops": (0.4, 0.05, 0.1)}},
     "IA's metaparameters transfer to other networks": {"transfer": {"information": (0.4, 0.3, 0.1)}},
     "TPE finds better settings than random search": {"searches": {"tpe": 0.4}},
@@ -141,4 +141,4 @@ def test_the_table_has_a_line_per_claim_and_a_row_per_network(tmp_path):
         "ResNet-50",
         "ResNet-50v2",
     ]
-    assert "ResNet-50: 30.0 ± 0.0; ResNet-50v2: 30.0 ± 0.0" in product.text  # Weight mirror: 40 to 10 %.
+    assert "ResNet-50: 30.0 ± 0.1; ResNet-50v2: 30.0 ± 0.1" in product.text  # Weight mirror: 40 to 10 %.

@@ -127,7 +127,7 @@ def test_the_table_of_claims_follows_from_the_other_files(runs):
         assert float(row["standard_error"]) == pytest.approx(error, abs=1e-3), row
         low, high = difference + error * scipy.stats.t.ppf([0.025, 0.975], freedom)
         if claim.better:
-            expected = "shows" if low > claim.margin else "does not show"
+            expected = "shows" if low > claim.margin else "contradicted" if high < claim.margin else "undecided"
         elif -claim.margin <= low and high <= claim.margin:
             expected = "matches"
         else:

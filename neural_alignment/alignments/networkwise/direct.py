@@ -38,8 +38,8 @@ class _Map(NamedTuple):
 
     Attributes:
         weight: the variable.
-        positions: the number of positions that the standard deviation was made for, if the cut may have more: if the
-            size of the images is unknown. Otherwise None.
+        positions: if the size of the images is unknown, the number of positions that determined the standard deviation;
+            otherwise None.
     """
 
     weight: Any
@@ -51,12 +51,12 @@ class DirectFeedback(CutRule):
     """Direct feedback alignment (Nøkland 2016): each layer gets the output error through its own fixed random map.
 
     The error at the output of a nonlinearity is M dJ/df, where f are the outputs of the network. They must be linear,
-    because the error of both papers is that at the pre-activations of the last layer. From the nonlinearity the error
-    passes through its current derivative and that of the batch normalisation before it. The map M has the shape
-    `(height, width, channels, classes)` and the standard deviation 1 / sqrt(height * width * channels), as in the
-    published code of Boopathy and Fiete 2022. The readout gets dJ/df itself. Within attention and separable
-    convolutions, each projection that enters another kernel of the layer gets an error through a map as well. Masked
-    time steps get no error, except in the projections within attention.
+    because in Nøkland 2016 and in Boopathy and Fiete 2022 the error is that at the pre-activations of the last layer.
+    From the nonlinearity the error passes through its current derivative and that of the batch normalisation before it.
+    The map M has the shape `(height, width, channels, classes)` and the standard deviation
+    1 / sqrt(height * width * channels), as in the published code of Boopathy and Fiete 2022. The readout gets dJ/df
+    itself. Within attention and separable convolutions, each projection that enters another kernel of the layer gets an
+    error through a map as well. Masked time steps get no error, except in the projections within attention.
     """
 
     needs_linear_outputs: ClassVar[bool] = True

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from neural_alignment.papers import tables
-from neural_alignment.papers.claims import LEAST, NOT_YET, TOO_FEW, reach
+from neural_alignment.papers.claims import LEAST, NOT_YET, TOO_FEW, UNDECIDED, reach, welch
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes.runs import MODELS, PRINTED
 from neural_alignment.papers.two_routes.tables import percent, run_rows
@@ -63,10 +63,10 @@ CLAIMS = (
     Claim("IA is above WM+AD+OPS, on other networks too (Table 3, Figure 3)", "information", "weight_mirror_adam_ops"),
     Claim("backpropagation is far above feedback alignment", "backprop", "feedback", margin=FAR),
     Claim("KP matches backpropagation on ResNet-18 and ResNet-50 (Figure S5)", *KP, models=RESNETS, **_EQUAL),
-    Claim("KP loses to backpropagation on v2 networks (Figure S5)", *KP[::-1], models=V2_RESNETS),
+    Claim("backpropagation is above KP on v2 networks (Figure S5)", *KP[::-1], models=V2_RESNETS),
     Claim("SA loses less to noisy updates than backpropagation (Figure 5)", "symmetric", "backprop", noisy=True),
-    Claim("AA does (Figure S1)", "activation", "backprop", noisy=True),
-    Claim("KP does (Figure S1)", "kolen_pollack", "backprop", noisy=True),
+    Claim("AA loses less to noisy updates than backpropagation (Figure S1)", "activation", "backprop", noisy=True),
+    Claim("KP loses less to noisy updates than backpropagation (Figure S1)", "kolen_pollack", "backprop", noisy=True),
 )
 
 
@@ -145,23 +145,12 @@ def _row(claim: Claim, model: str, variance: float, groups: Sequence[Accuracies]
     return dict(zip(COLUMNS, (*values, claim.margin, seeds, paper, said), strict=True))
 
 
-def welch(parts: Sequence[Spread]) -> tuple[float, float]:
-    """Returns the standard error of a sum or difference of means, and its degrees of freedom (Welch, Satterthwaite).
-
-    Args:
-        parts: the values of each mean, two or more; the variances of the parts may differ.
-    """
-    squares = [part.error**2 for part in parts]
-    below = sum(square**2 / (len(part.known) - 1) for square, part in zip(squares, parts, strict=True))
-    # Without any spread the interval has no width, whatever the degrees of freedom.
-    return math.sqrt(sum(squares)), sum(squares) ** 2 / below if below else 1.0
-
-
 def verdict(claim: Claim, difference: float, distance: float) -> str:
     """Returns whether a claim holds, from the interval of a difference.
 
-    "Better" holds if the whole interval exceeds the margin, "equal" if the whole interval lies within the margin. If a
-    difference is neither, and the interval contains 0, more seeds are needed.
+    "Better" holds if the whole interval exceeds the margin, and is contradicted if the whole interval is below it.
+    "Equal" holds if the whole interval lies within the margin. In the other cases more seeds are needed if the interval
+    contains the margin or, for "equal", 0.
 
     Args:
         claim: the claim.
@@ -169,7 +158,9 @@ def verdict(claim: Claim, difference: float, distance: float) -> str:
         distance: distance from the difference to either end of its interval.
     """
     if claim.better:
-        return "shows" if difference - distance > claim.margin else "does not show"
+        if difference - distance > claim.margin:
+            return "shows"
+        return "contradicted" if difference + distance < claim.margin else UNDECIDED
     if abs(difference) + distance <= claim.margin:
         return "matches"
     if abs(difference) <= distance:

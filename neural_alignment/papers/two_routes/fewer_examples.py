@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from neural_alignment.jobs.plans import Cell, Outcome
-from neural_alignment.papers.claims import TOO_FEW, above, reach, verdict
+from neural_alignment.papers.claims import LEAST, TOO_FEW, above, reach, verdict
 from neural_alignment.papers.registry import Profiles, Source
 from neural_alignment.papers.tables import chosen, grouped, over_layers, spread, table
-from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, SEEDS, lab_cell
+from neural_alignment.papers.two_routes.runs import CHANCE, FEW, RULE_STYLES, lab_cell
 from neural_alignment.reporting import Artifact, Row, Spread
 
 AVERAGED_RULES = ("activation", "weight_mirror", "weight_mirror_adam", "information")
@@ -24,7 +24,8 @@ REMARK = (
     "rows. Examples: the part of each batch from which R is computed (option `examples`); weights and rates are the "
     "same in all rows of a rule. Angle: between W and B^T at the end, mean over layers. Cost: top-1 with the whole "
     "batch minus top-1, mean over pairs of runs with the same seed ± standard error; it shows if its 95 % interval by "
-    "Student's t is above 0. A run that diverges counts as chance and has no angle."
+    "Student's t is above 0, and is undecided if the interval contains 0. A run that diverges counts as chance and has "
+    "no angle."
 )
 
 
@@ -34,7 +35,7 @@ def plan() -> Profiles:
 
 
 def _cell(rule: str, fraction: float) -> Cell:
-    cell = lab_cell("resnet18", rule, SEEDS if fraction == 1 else FEW)
+    cell = lab_cell("resnet18", rule, FEW)
     labels = {**cell.labels, "examples": fraction}
     if fraction == 1:
         return dataclasses.replace(cell, labels=labels)
@@ -45,6 +46,7 @@ def _cell(rule: str, fraction: float) -> Cell:
 def make(source: Source) -> Artifact:
     """Top-1 accuracy and angles with R from a part of the batch, and the cost relative to the whole batch."""
     rows = [_row(cell, outcome) for cell, outcomes in source.outcomes() for outcome in outcomes]
+    rows = [row for row in rows if row["seed"] in FEW]  # Tables 3 and 4 have more seeds with the whole batch.
     lines = []
     for cell in source.cells:
         rule, fraction = cell.labels["rule"], cell.labels["examples"]
@@ -85,7 +87,7 @@ def _cost(whole: Sequence[Row], part: Sequence[Row]) -> Row:
     cost = Spread([100 * (reference[row["seed"]] - row["top1"]) for row in part if row["seed"] in reference])
     if len(cost.known) < 2:
         return {}
-    text, shows = f"{cost.mean:+.2f} ± {cost.error:.2f}", verdict([above().judge(cost)])
+    text, shows = f"{cost.mean:+.2f} ± {cost.error:.2f}", verdict([above().judge(cost)], len(cost.known) >= LEAST)
     return {"cost": text, "shows": shows, "most": cost.mean + reach(cost.error, len(cost.known) - 1)}
 
 

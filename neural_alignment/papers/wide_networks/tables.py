@@ -9,7 +9,7 @@ from typing import Any
 
 from neural_alignment.papers.claims import NOT_YET, difference, seeds_by
 from neural_alignment.papers.registry import Source
-from neural_alignment.papers.tables import Column, chosen, crossed, runs_of, spread, table
+from neural_alignment.papers.tables import Column, chosen, crossed, grouped, runs_of, spread, table
 from neural_alignment.papers.wide_networks import rows as tidy
 from neural_alignment.papers.wide_networks.compute.add_task import ADD_TASK_RULES, PUBLISHED_SEED, TIME
 from neural_alignment.papers.wide_networks.printed import (
@@ -59,8 +59,20 @@ def _accuracies(rows: Sequence[Row]) -> str:
 
 def differences(source: Source) -> str:
     """Returns paragraphs about the differences between the networks of a table or figure and those of the paper."""
-    found = sorted({cell.labels[DIFFERS] for cell in source.cells} - {""})
-    return "".join(f"\n\nDiffers from the paper (paper): {each}." for each in found)
+    labels = [cell.labels for cell in source.cells]
+    found = grouped(labels, DIFFERS)
+    return "".join(
+        f"\n\n{_whose(own, labels)} from the paper (paper): {text}." for (text,), own in sorted(found.items()) if text
+    )
+
+
+def _whose(own: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the beginning of a sentence about some of the networks: which data sets or rules differ, if not all."""
+    for key, names in (("dataset", {}), ("rule", RULE_NAMES)):
+        ours, all_values = ({each[key]: None for each in group if key in each} for group in (own, every))
+        if len(ours) < len(all_values):
+            return f"{', '.join(names.get(value, value) for value in ours)} differ{'' if len(ours) > 1 else 's'}"
+    return "Differs"
 
 
 def _grid(rows: Sequence[Row], source: Source, **key: Any) -> str:
