@@ -55,6 +55,26 @@ def test_random_magnitudes_are_better_than_random_signs_and_drtp_is_behind_feedb
     assert worst["drtp"] > 0.97
 
 
+def test_the_differences_that_the_page_states_in_words_are_those_of_the_means():
+    by_rule = runs("mnist/rules", "mnist/random_feedback", "mnist/product_feedback")
+    means = {rule: statistics.fmean(column(rows, "top1", 100)) for rule, rows in by_rule.items()}
+    behind = {rule: means["backprop"] - mean for rule, mean in means.items()}
+    page = (ROOT / "docs" / "results.md").read_text().replace("\n", " ")
+    within = {0.1: ("symmetric", "pfa"), 0.2: ("kolen_pollack", "activation", "weight_mirror")}
+    within[0.3] = ("sign_symmetry", "frsf", "brsf")
+    for distance, rules in within.items():
+        assert f"within {distance} points" in page
+        assert all(abs(behind[rule]) <= distance for rule in rules)
+    for rule, distance in {"information": 0.4, "feedback": 0.9, "drtp": 1.2}.items():
+        assert f"{distance} points behind" in page
+        assert behind[rule] == pytest.approx(distance, abs=0.05)
+    lstm = {rule: column(rows, "top1", 100) for rule, rows in runs("mnist/lstm").items()}
+    lost = {rule: statistics.fmean(lstm["backprop"]) - statistics.fmean(each) for rule, each in lstm.items()}
+    assert lost["symmetric"] < statistics.stdev(lstm["symmetric"])
+    assert "feedback alignment is 3.1 points behind" in page
+    assert lost["feedback"] == pytest.approx(3.1, abs=0.05)
+
+
 def test_in_the_vision_transformer_only_symmetric_alignment_comes_near_backpropagation():
     by_rule = runs("cifar10/vision_transformer")
     means = {rule: statistics.fmean(column(rows, "top1", 100)) for rule, rows in by_rule.items()}

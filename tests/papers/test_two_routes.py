@@ -26,7 +26,7 @@ from neural_alignment.optimization.schedules import Clock
 from neural_alignment.papers import commands, two_routes
 from neural_alignment.papers.claims import reach
 from neural_alignment.papers.registry import find
-from neural_alignment.papers.two_routes import claims, figures, tables
+from neural_alignment.papers.two_routes import angles, claims, figures, tables
 from neural_alignment.papers.two_routes import runs as experiments
 from neural_alignment.papers.two_routes.compute import fits, taxonomy, theory
 from neural_alignment.reporting import Spread, csv_text, new_figure
@@ -299,10 +299,11 @@ def test_a_cost_that_does_not_show_is_bounded_by_its_interval(tmp_path):
 
 
 def test_the_table_of_angles_has_means_over_layers_and_seeds(tmp_path):
-    cells = {cell.labels["rule"]: cell for cell in find(commands.ITEMS, "table", "two_routes/angles").cells["lab"]}
-    assert {cell.name for cell in cells.values()} <= {cell.name for cell in all_cells("lab")}
-    for rule, angles in {"symmetric": ((10.0, 20.0), (20.0, 40.0)), "backprop": ()}.items():
-        for seed, values in enumerate(angles or ((), ())):
+    every = find(commands.ITEMS, "table", "two_routes/angles").cells["lab"]
+    cells = {cell.labels["rule"]: cell for cell in every if cell.labels["model"] == "resnet18"}
+    assert {cell.name for cell in every} <= {cell.name for cell in all_cells("lab")}
+    for rule, measured in {"symmetric": ((10.0, 20.0), (20.0, 40.0)), "backprop": ()}.items():
+        for seed, values in enumerate(measured or ((), ())):
             path = write_run(tmp_path / "runs", cells[rule], seed, TOP1[seed])
             lines = (path / "metrics.csv").read_text().splitlines()
             names = [f"pseudogradient_angle/{layer}" for layer in ("stem", "dense")][: len(values)]
@@ -312,14 +313,27 @@ def test_the_table_of_angles_has_means_over_layers_and_seeds(tmp_path):
     last = [row for row in product.rows if row["rule"] == "symmetric" and row["epoch"] == 10]
     assert [row["pseudogradient_angle"] for row in last] == [15, 30]
     assert [(row["weight_angle"], row["weight_angle_max"], row["norm_ratio_min"]) for row in last] == [(50, 50, 50)] * 2
-    assert "| symmetric (SA) | 42.50 ± 2.12 |  | 22.5 ± 10.6 |  | 50.0 ± 0.0 | 50.0 | 50 to 50 |" in product.text
-    assert "| activation (AA) | missing |  |  |  |  |  |  |" in product.text
+    line = "symmetric (SA) | 42.50 ± 2.12 |  | 22.5 ± 10.6 |  | 50.0 ± 0.0 | 50.0 | 50 to 50 | misaligned, large"
+    assert f"| ResNet-18 | {line} |" in product.text
+    assert "| ResNet-18 | activation (AA) | missing |  |  |  |  |  |  |  |" in product.text
     # A run that diverged has no angles, and is counted.
     for rule, seed in (("symmetric", 2), ("activation", 0)):
         write_run(tmp_path / "runs", cells[rule], seed, 0.1, state="diverged")
     text = make("table", "two_routes/angles", "lab", runs=str(tmp_path / "runs")).text
-    assert "| symmetric (SA) | 42.50 ± 2.12 (1 of 3 diverged) |" in text
-    assert "| activation (AA) | (1 of 1 diverged) |  |  |  |  |  |  |" in text
+    assert "| ResNet-18 | symmetric (SA) | 42.50 ± 2.12 (1 of 3 diverged) |" in text
+    assert "| ResNet-18 | activation (AA) | (1 of 1 diverged) |  |  |  |  |  |  |  |" in text
+
+
+@pytest.mark.parametrize(("degrees", "norms", "said"), [
+    (9, (0.6, 1.9), "aligned"),
+    (11, (0.6, 1.9), "misaligned"),
+    (9, (0.4, 1.9), "aligned, small"),
+    (9, (0.6, 2.1), "aligned, large"),
+    (11, (0.4, 2.1), "misaligned, small and large"),
+    (math.nan, (math.nan, math.nan), ""),
+])  # fmt: skip
+def test_the_table_of_angles_says_how_b_differs_from_w(degrees, norms, said):
+    assert angles._state(degrees, *norms) == said
 
 
 @pytest.mark.parametrize("name", ["two_routes/3", "two_routes/5"])

@@ -94,7 +94,7 @@ ITEMS = [
         for kind, number, *fields in _ITEMS
     ),
     Item("table", "two_routes/claims", "the paper's comparisons of rules, judged", claims.table, _CLAIMED, pages=PAGES),
-    Item("table", "two_routes/angles", "angles of all rules, ResNet-18", angles.make, angles.plan(), pages=PAGES),
+    Item("table", "two_routes/angles", "angles of all rules", angles.make, angles.plan(), pages=PAGES),
     Item(
         "table",
         "two_routes/examples",

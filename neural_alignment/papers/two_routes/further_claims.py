@@ -10,16 +10,13 @@ from neural_alignment.papers.claims import ByCase, NotYetRunError, ResultFiles, 
 from neural_alignment.papers.claims import PaperClaim as Claim
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import Key
-from neural_alignment.papers.two_routes.angles import EARLY
+from neural_alignment.papers.two_routes.angles import ALIGNED, EARLY
 from neural_alignment.papers.two_routes.claims import FAR
 from neural_alignment.papers.two_routes.runs import MODELS
 from neural_alignment.reporting import Artifact, Row, Spread
 
-ALIGNED = 10.0
-"""Angle of W and B^T in degrees below which they count as aligned. Beyond it more than 17 % of B^T is not along W."""
-
-HALF = -0.3
-"""log10 of |B| / |W| below which B counts as collapsed: half of the norm of W."""
+COLLAPSED = -0.3
+"""log10 of |B| / |W| below which B counts as collapsed: `HALF`, rounded."""
 
 FIRST, LAST = "stem", "dense"
 """Layers of ResNet-18 at the input and at the output."""
@@ -46,7 +43,7 @@ def _early(row: Row) -> bool:
 
 def _measure(rule: str, column: Key, where: Callable[[Row], bool] = lambda row: True) -> ByCase:
     """Returns a function that finds the last value of a column of the table of angles, by seed."""
-    return values("table_angles", column, _all, where=where, combine=_last, rule=rule)
+    return values("table_angles", column, _all, where=where, combine=_last, model="resnet18", rule=rule)
 
 
 def _angle(rule: str, where: Callable[[Row], bool] = lambda row: True) -> ByCase:
@@ -116,7 +113,7 @@ CLAIMS: tuple[Claim, ...] = (
           spreads(_growth("c"))),
     Claim("2, S4", "under WM the B of the first layer grows beyond W", FIGURE, NORM, claims.mean_above(0),
           spreads(_norm(FIRST))),
-    Claim("2, S4", "under WM the B of the last layer collapses", FIGURE, NORM, claims.mean_below(HALF),
+    Claim("2, S4", "under WM the B of the last layer collapses", FIGURE, NORM, claims.mean_below(COLLAPSED),
           spreads(_norm(LAST))),
     Claim("S4", "under IA the norms are more stable than under WM", "text",
           "log10 of the largest |B| / |W| over the smallest, decrease", ABOVE,
