@@ -208,7 +208,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("Note 1", "gates do not change the mean at some angles of the factors", "t-test, p > 0.1", AWAY,
           UNSEEN, terms.shift_by_gates),
     Claim("Note 2", "terms of higher degree are small", "text", "their norm over that of the alignment terms",
-          claims.below(0.2), terms.higher_terms, ".4f"),
+          claims.below(0.2), terms.higher_terms, ".2g"),
     Claim("Note 2", "higher degrees make the remainder smaller", "text", "remainder after degree 1 over that after it",
           claims.above(1), terms.smaller_remainders),
     Claim("S8", "normalisation lowers the error of BP-TRW", FIGURE, "error without it minus that at γ 1, points", ABOVE,
