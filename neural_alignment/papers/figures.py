@@ -50,6 +50,7 @@ class Style:
         label: text in the legend; `None` for a line that the legend leaves out.
         shade: grey level, from 0 (black) to 1 (white).
         filled: whether markers are filled.
+        width: width of the line in points.
     """
 
     label: str | None
@@ -57,12 +58,13 @@ class Style:
     line: Any = "-"
     shade: float = 0.0
     filled: bool = True
+    width: float = 1.2
 
     def options(self) -> dict[str, Any]:
         """Returns the arguments of `Axes.plot`."""
         look = {"label": self.label, "marker": self.marker, "linestyle": self.line, "color": str(self.shade)}
         face = {} if self.filled else {"markerfacecolor": "white"}
-        return {**look, "linewidth": 1.2, "markersize": 4, **face}
+        return {**look, "linewidth": self.width, "markersize": 4, **face}
 
 
 class Panel(NamedTuple):
@@ -298,8 +300,8 @@ def points(xs: Sequence[float], ys: Sequence[float], style: Style, **options: An
 
 def steps(heights: Sequence[float], edges: Sequence[float], style: Style) -> Mark:
     """Returns a histogram; there is one more edge than bins."""
-    look = {"color": str(style.shade), "linestyle": style.line, "label": style.label}
-    return lambda axis: axis.stairs(heights, edges, **look)
+    look = {name: style.options()[name] for name in ("color", "linestyle", "linewidth", "label")}
+    return lambda axis: axis.stairs(heights, edges, **look, zorder=1 / style.width)  # Thin lines above thick ones.
 
 
 def level(value: float, label: str | None = None) -> Mark:

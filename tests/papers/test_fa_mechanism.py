@@ -617,6 +617,18 @@ def test_each_path_has_the_look_that_the_key_gives_to_its_condition(folder):
     assert len({looks[experiments.CONDITIONS[name].style.label] for name in ("bp", "bp_trw", "bp_trw_wb")}) == 3
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_notes_of_figures_give_the_number_of_seeds(name, folder):
+    note = made(name, folder).figure.get_supxlabel()
+    assert "over seeds" not in note
+    assert all(re.search(r"\d (seeds|runs)", part) for part in re.findall(r"(?:means|medians) over [^.]*", note))
+
+
+def test_different_numbers_of_seeds_are_given_as_a_range():
+    assert figures.counted([0, 1, 2]) == "3 seeds"
+    assert figures.counted({0, 1}, range(5), [0, 1, 2]) == "2 to 5 seeds"
+
+
 @pytest.mark.parametrize("name", ["6_similarity", "S5", "S5_lags"])
 def test_histograms_of_similarities_say_which_pairs_they_count(name, folder):
     figure = made(f"fa_mechanism/{name}", folder).figure

@@ -21,6 +21,7 @@ from neural_alignment.papers.figures import (
     panels_by,
     points,
     quartiles,
+    steps,
     ticks,
 )
 from neural_alignment.papers.tables import chosen, crossed, grouped, runs_of, spread, table, whole
@@ -123,6 +124,13 @@ def test_axes_have_the_texts_limits_and_ticks_that_a_panel_names():
     axis = drawn(points([4, 8], [1, 2], Style("x")), ticks([4, 8]), title="A", xlabel="width", ylim=(0, 3))
     assert (axis.get_title(), axis.get_xlabel(), axis.get_ylim(), axis.get_xscale()) == ("A", "width", (0, 3), "log")
     assert [text.get_text() for text in axis.get_xticklabels()] == ["4", "8"]
+
+
+def test_thin_histograms_are_drawn_above_thick_ones():
+    axis = drawn(steps([1, 2], [0, 1, 2], Style("thin")), steps([1, 2], [0, 1, 2], Style("thick", width=3)))
+    thin, thick = axis.patches
+    assert (thin.get_linewidth(), thick.get_linewidth()) == (1.2, 3)
+    assert thin.get_zorder() > thick.get_zorder()
 
 
 def test_images_are_grey_and_have_a_colour_bar():

@@ -11,11 +11,12 @@ from neural_alignment.papers.fa_mechanism.figures import (
     BINS,
     PAIRS,
     RIGHT_ANGLE,
-    SHADED,
     TERM_ANGLE,
+    counted,
     draw_histograms,
     epoch_order,
     layer_panels,
+    mean_note,
     other_orders,
     shaded,
 )
@@ -53,7 +54,8 @@ def figure_6(source: Source) -> Artifact:
     moments = [row for row in rows if row["epoch"] in (10, last)]
     columns = {"labels": _text, "epochs": "epoch", "seeds": len, **ends}
     text += table(moments, ("fraction", "epoch"), columns)
-    return drawn(rows, text, [panels], (14, 3.6), beside=[(0, 4)], note=SHADED)
+    seeds = counted(*({row["seed"] for row in own} for own in grouped(rows, "fraction").values()))
+    return drawn(rows, text, [panels], (14, 3.6), beside=[(0, 4)], note=mean_note(seeds))
 
 
 def figure_6_terms(source: Source) -> Artifact:
@@ -76,7 +78,8 @@ def figure_6_terms(source: Source) -> Artifact:
     }
     text = f"k = {moment}, {len(found[-1][1])} seeds.\n\n{table(rows, ('fraction', 'layer'), columns)}"
     labels = [f"{FRACTIONS[fraction].label}\n{TERM_ANGLE}" for (fraction,) in groups]
-    return drawn(rows, text, panels, (11, 8), ylabels=labels, share_y=True, note=f"k = {moment}. {SHADED}")
+    note = f"k = {moment}. {mean_note(counted(*(results for _, results in found)))}"
+    return drawn(rows, text, panels, (11, 8), ylabels=labels, share_y=True, note=note)
 
 
 SIGNALS = {"output": "outputs L(l-1)", "error": "errors δ(l+1)"}

@@ -7,7 +7,7 @@ order of an alignment term.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,11 +30,24 @@ LAYER_STYLES = {
 
 RIGHT_ANGLE = level(90)
 
-SHADED = "Lines: means over seeds. Shading: one standard deviation. Dotted: 90 degrees."
-"""Note below figures of angles."""
+AVERAGED = f"Updates: moving averages over {tidy.WIDTH * EVERY} iterations."
+"""Sentence below figures of updates over training."""
 
-AVERAGED = f"{SHADED} Updates: moving averages over {tidy.WIDTH * EVERY} iterations."
-"""Note below figures of angles over training, of W and of its updates."""
+
+def counted(*groups: Collection) -> str:
+    """Returns the number of seeds of some groups of results, or the smallest and the largest."""
+    numbers = sorted({len(each) for each in groups})
+    return f"{' to '.join(str(each) for each in dict.fromkeys((numbers[0], numbers[-1])))} seeds"
+
+
+def mean_note(seeds: str) -> str:
+    """Returns the note below figures of mean angles; `seeds` is as of `counted`."""
+    return f"Lines: means over {seeds}. Shading: one standard deviation. Dotted: 90 degrees."
+
+
+def median_note(seeds: str) -> str:
+    """Returns the note below figures of medians; `seeds` is as of `counted`."""
+    return f"Lines: medians over {seeds}. Shading: smallest to largest."
 
 
 def shaded(rows: Sequence[Row], x: Key, by: Key | None, styles: Mapping[Any, Style] | Style, y: Key = "value") -> Mark:
@@ -78,7 +91,7 @@ def figure_1b(source: Source) -> Artifact:
     }
     text = table(chosen(rows, iteration=rows[-1]["iteration"]), ("condition", "rate"), columns)
     layout = {"ylabels": ["angle of W₁ to B₁ᵀ (degrees)"], "beside": [(0, 1)], "share_y": True}
-    return drawn(rows, text, panels, (10, 3.6), note=SHADED.replace("seeds", "10 runs"), **layout)
+    return drawn(rows, text, panels, (10, 3.6), note=mean_note("10 runs"), **layout)
 
 
 DATA = ("in file order", "shuffled")
@@ -116,8 +129,13 @@ def figure_2(source: Source) -> Artifact:
     text = f"{len(both[0])} seeds, shuffled {len(both[1])}; orders 1 to {ORDERS} at most. {_cost_text(both[0])}\n\n"
     text += table(rows, ("shuffled", "layer", "moment"), columns)
     labels = [f"({letter}) {name}\n{TERM_ANGLE}" for letter, name in zip("AB", DATA, strict=True)]
-    layout = {"ylabels": labels, "beside": [(0, 3), (1, 3)], "share_y": True, "note": SHADED}
+    layout = {"ylabels": labels, "beside": [(0, 3), (1, 3)], "share_y": True, "note": mean_note(_both_counted(both))}
     return drawn(rows, text, panels, (12, 6), **layout)
+
+
+def _both_counted(both: Sequence[Sequence[Result]]) -> str:
+    """Returns the number of seeds in file order, and shuffled."""
+    return f"{counted(both[0])} (shuffled: {len(both[1])})"
 
 
 TERMS = {"epoch": Style("order 60", "^", "-", 0.0), "others": Style("mean of all other orders", "s", "--", 0.5)}
@@ -161,7 +179,8 @@ def figure_2_training(source: Source) -> Artifact:
     )
     text = f"{len(both[0])} seeds, shuffled {len(both[1])}; terms at {len(tidy.moments_of(both[0]))} iterations.\n\n"
     labels = [f"(C) in file order\n{TERM_ANGLE}", f"(D) shuffled\n{TERM_ANGLE}", "(E)\nangle to Bᵀ (degrees)"]
-    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(3)], "share_y": True, "note": AVERAGED}
+    note = f"{mean_note(_both_counted(both))} {AVERAGED}"
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(3)], "share_y": True, "note": note}
     columns = ("measure", "shuffled", "layer", "epoch", "seed", "value")
     return drawn([*by_moment, *curves], text + ends, panels, (12, 8), columns, **layout)
 
@@ -222,7 +241,7 @@ def expansion_figure(source: Source, panels: list[list[tuple[str, ...]]], size: 
     text += f"{_cost_text(results)} At iteration {last}:\n\n"
     text += table(sorted(ends, key=lambda row: row["layer"]), ("layer", "part"), columns)
     every = [row for own in rows.values() for row in own]
-    layout = {"beside": [(0, len(panels[0]) - 1)], "note": SHADED}
+    layout = {"beside": [(0, len(panels[0]) - 1)], "note": mean_note(counted(results))}
     return drawn(every, text, [[drawn_part(*each) for each in line] for line in panels], size, **layout)
 
 
@@ -247,6 +266,7 @@ def disturbed(source: Source) -> Artifact:
     """W, and kernels moved only by alignment terms, disturbed or not, against the backward weights."""
     controls = source.chosen(how="none")
     last = len(controls[0].arrays["weight_angle"]) - 1
+    note = mean_note(counted(*(results for _, results in source.results())))
     rows, ends, panels, labels = [], [], [], []
     for how, results in ((labels["how"], results) for labels, results in source.results() if labels["how"] != "none"):
         title, name = DISTURBED[how]
@@ -276,7 +296,7 @@ def disturbed(source: Source) -> Artifact:
         "at the end": lambda own: spread([row for row in own if row["iteration"]], "value"),
     }
     text, number = table(ends, ("disturbance", "layer", "kernel"), columns), len(panels)
-    layout = {"ylabels": labels, "beside": [(each, 3) for each in range(number)], "share_y": "row", "note": SHADED}
+    layout = {"ylabels": labels, "beside": [(each, 3) for each in range(number)], "share_y": "row", "note": note}
     return drawn(rows, text, panels, (12.5, 2.7 * number + 0.5), **layout)
 
 
@@ -285,8 +305,8 @@ GROUPS = {
     "between": Style("between categories", "", "--", 0.5),
     "within/well": Style("within, well classified", "", "-", 0.0),
     "within/poor": Style("within, poorly", "", ":", 0.0),
-    "between/well": Style("between, well classified", "", "--", 0.55),
-    "between/poor": Style("between, poorly", "", "-.", 0.55),
+    "between/well": Style("between, well classified", "", "-", 0.7, width=3),
+    "between/poor": Style("between, poorly", "", "--", 0.35),
 }
 """Group of pairs of examples -> look of its histogram."""
 
@@ -296,6 +316,9 @@ PAIRS = "part of the pairs in the bins"
 
 BINS = "Bins: from the 0.5 % to the 99.5 % quantile among the first 500 examples; pairs outside are not counted."
 """Sentence below histograms of similarities."""
+
+ANGLES = "θ₁: angle of B₁ to W₁ᵀ. θ₂: angle of B₂ to W₂ᵀ. θ₃: angle of B₂B₁ to W₂ᵀW₁ᵀ."
+"""Sentence below figures of products of random matrices."""
 
 
 def draw_histograms(axis: Axes, rows: Sequence[Row]) -> None:
@@ -344,5 +367,6 @@ def disturbed_terms(source: Source) -> Artifact:
     text = f"{len(observed)} seeds; terms disturbed at every iteration. The figure shows k = {moments[0]}.\n\n"
     text += table(rows, ("disturbance", "layer", "moment", "terms"), columns)
     labels = [f"{DISTURBED[how][0]}\n{TERM_ANGLE}" for how in cases]
-    layout = {"ylabels": labels, "beside": [(each, 3) for each in range(3)], "share_y": True, "note": SHADED}
+    note = f"k = {moments[0]}. {mean_note(counted(observed, *(results for results, _ in cases.values())))}"
+    layout = {"ylabels": labels, "beside": [(each, 3) for each in range(3)], "share_y": True, "note": note}
     return drawn(rows, text, panels, (12, 8.4), **layout)

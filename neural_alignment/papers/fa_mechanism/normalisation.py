@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from neural_alignment.analysis import trajectories
 from neural_alignment.jobs.pieces import Arrays, Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import tidy
-from neural_alignment.papers.fa_mechanism.figures import AVERAGED, RIGHT_ANGLE, lines_of, shaded
+from neural_alignment.papers.fa_mechanism.figures import (
+    AVERAGED,
+    RIGHT_ANGLE,
+    counted,
+    lines_of,
+    mean_note,
+    median_note,
+    shaded,
+)
 from neural_alignment.papers.fa_mechanism.runs import CONDITIONS, LAYERS, PUBLISHED
-from neural_alignment.papers.figures import Panel, Style, drawn, lines, median_and_range, panel, points, ticks
+from neural_alignment.papers.figures import (
+    Mark,
+    Panel,
+    Style,
+    Summary,
+    drawn,
+    lines,
+    median_and_range,
+    panel,
+    points,
+    ticks,
+)
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, runs_of, spread, table
 from neural_alignment.reporting import Artifact, Row
 
 PATHS = {"C": ("bp", "bp_trw"), "F": ("bp_trw", "bp_trw_wb")}
 """Panel of Figure 7 -> conditions whose paths it shows."""
+
+AXES = ("first_axis", "second_axis")
+"""Arrays of the coordinates of the plane."""
 
 PATH_STYLES = {
     name: Style(CONDITIONS[name].style.label, *look)
@@ -51,7 +75,7 @@ def figure_7(source: Source) -> Artifact:
         for row in tidy.curves(results, measure, 30, panel=[letter], condition=[condition])
     ]
     panels = [_measure_panels(chosen(rows, panel=letter), *each) for letter, *each in MEASURES.values()]
-    layout = {"legend": "outside upper center", "note": AVERAGED}
+    layout = {"legend": "outside upper center", "note": f"{mean_note(counted(*observed.values()))} {AVERAGED}"}
     return drawn(rows, _observed_text(observed), panels, (13, 7.6), **layout)
 
 
@@ -91,18 +115,36 @@ def figure_7e(source: Source) -> Artifact:
         if run["epoch"] > 0
     ]
 
-    def curves(rule: str, title: str) -> Panel:
-        styles = {name: each.style for name, each in CONDITIONS.items() if each.rule == rule}
-        mark = lines(rows, "epoch", "test_error_percent", "condition", styles, median_and_range, band=True)
-        axes = {"title": title, "xlabel": "epoch", "ylabel": "test error (%)", "yscale": "log", "ylim": (2.5, 100)}
-        percents = (3, 5, 10, 20, 50, 100)
-        return panel(mark, **axes, yticks=percents, yticklabels=[str(each) for each in percents])
+    def curve(condition: str, style: Style, summary: Summary) -> Mark:
+        own = chosen(rows, condition=condition)
+        return lines(own, "epoch", "test_error_percent", None, style, summary, band=True)
 
-    panels = [[curves("bp", "backpropagation")], [curves("bp_trw", "BP-TRW")]]
-    counts = {name: len({row["seed"] for row in chosen(rows, condition=name)}) for name in CONDITIONS}
-    seeds = "; ".join(f"{CONDITIONS[name].style.label}: {count}" for name, count in counts.items())
-    layout = {"beside": [(0, 0), (1, 0)], "note": "Lines: medians over seeds. Shading: smallest to largest."}
-    return drawn(rows, f"Number of seeds: {seeds}.", panels, (11, 7), **layout)
+    def ranges(rule: str) -> list[Panel]:
+        percents = (3, 5, 10, 20, 50, 100)
+        axes = {"xlabel": "epoch", "yscale": "log", "ylim": (2.5, 100), "yticks": percents}
+        axes["yticklabels"] = [str(each) for each in percents]
+        plain = curve(rule, Style("without normalisation, as in the first panel of the row", "", ":", 0.4), _median)
+        return [
+            panel(
+                curve(name, Style("condition of the panel", ""), median_and_range),
+                *([] if name == rule else [plain]),
+                title=each.style.label.replace("normalised, ", "normalised,\n"),
+                **axes,
+            )
+            for name, each in CONDITIONS.items()
+            if each.rule == rule
+        ]
+
+    panels = [[*ranges("bp"), None], ranges("bp_trw")]
+    seeds = {name: {row["seed"] for row in chosen(rows, condition=name)} for name in CONDITIONS}
+    numbers = "; ".join(f"{CONDITIONS[name].style.label}: {len(own)}" for name, own in seeds.items())
+    layout = {"ylabels": ["test error (%)"] * 2, "legend": "outside upper center"}
+    note = median_note(counted(*filter(None, seeds.values())))
+    return drawn(rows, f"Number of seeds: {numbers}.", panels, (13, 7), note=note, **layout)
+
+
+def _median(values: Sequence[float]) -> tuple[float, float, float]:
+    return (median_and_range(values)[0],) * 3
 
 
 def figure_7_errors(source: Source) -> Artifact:
@@ -176,14 +218,15 @@ def figure_7_paths(source: Source) -> Artifact:
     columns = ("panel", "point", "condition", "x", "y", "height")
     layout = {
         "legend": "outside upper center",
-        "note": "Markers: ends of the paths. Arrows: directions of updates at points of the second path.",
+        "note": "Markers: ends of the paths. Arrows: directions of updates at points of the second path. "
+        "Contours: interpolated from the points of a grid.",
     }
     return drawn(rows, text + "\n".join(sentences), panels, (13, 5.6), columns, **layout)
 
 
 def _minima(arrays: Arrays) -> list[tuple[float, float, float]]:
     """Returns the coordinates and heights of the local minima of the error in the plane, the lowest first."""
-    xs, ys, heights = (arrays[name] for name in ("first_axis", "second_axis", "heights"))
+    xs, ys, heights = (arrays[name] for name in (*AXES, "heights"))
     found = [(float(xs[column]), float(ys[row]), float(heights[row, column]))
              for row, column in trajectories.local_minima(heights)]  # fmt: skip
     return sorted(found, key=lambda each: each[2])
@@ -206,16 +249,21 @@ def _path_text(letter: str, arrays: Arrays, minima: Sequence[tuple[float, float,
 
 def _plane_panel(letter: str, arrays: Arrays, minima: Sequence[tuple[float, float, float]]) -> Panel:
     """Returns a panel of two paths in the plane of their principal components, over contours of the error there."""
-    surface = (arrays[name] for name in ("first_axis", "second_axis", "heights"))
-    marks = [figures.contours(*surface, "‖E‖ / 2", levels=12, alpha=0.6)]
+    heights = ndimage.zoom(arrays["heights"], 8, mode="nearest")
+    axes = (np.linspace(*arrays[name][[0, -1]], number) for name, number in zip(AXES, heights.T.shape, strict=True))
+    marks = [figures.contours(*axes, heights, "‖E‖ / 2", levels=12, alpha=0.6)]
     pair = [PATH_STYLES[condition] for condition in PATHS[letter]]
     for style, path in zip(pair, arrays["paths"], strict=True):
-        marks.append(points(*path.T, style, markevery=[-1], markersize=7))
+        halo = dataclasses.replace(style, label=None, shade=1.0)
+        marks.append(points(*path[-1:].T, halo, markersize=10, zorder=4))
+        marks.append(points(*path.T, style, markevery=[-1], markersize=7, zorder=4))
     if minima:
         xs, ys, _ = zip(*minima, strict=True)
-        marks.append(points(xs, ys, Style("local minimum in the plane", "*", "", filled=False), markersize=12))
+        marks.append(
+            points(xs, ys, Style("local minimum in the plane", "*", "", filled=False), markersize=12, zorder=5)
+        )
     for name, shade in (("true", 0.0), ("feedback_directions", 0.5)):
-        marks.append(figures.arrows(arrays["places"], arrays[name], shade, width=0.006, scale=14))
+        marks.append(figures.arrows(arrays["places"][::3], arrays[name][::3], shade, width=0.006, scale=14))
     marks.append(points([], [], Style("update of BP", ">", "-", 0.0)))
     marks.append(points([], [], Style("update of BP-TRW", ">", "-", 0.5)))
     marks.append(points(*arrays["feedback"][:, None], Style("Bᵀ in place of W", "X", "")))

@@ -13,10 +13,13 @@ from neural_alignment.jobs.pieces import Arrays, Result
 from neural_alignment.papers import figures
 from neural_alignment.papers.fa_mechanism import tidy
 from neural_alignment.papers.fa_mechanism.figures import (
+    ANGLES,
     RIGHT_ANGLE,
-    SHADED,
+    counted,
     layer_panels,
     lines_of,
+    mean_note,
+    median_note,
     shaded,
     term_panels,
 )
@@ -30,10 +33,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CONDITION_TEXTS = {
-    "all": "all draws",
-    "both_45": "θ₁ and θ₂ 40 to 50",
-    "one_0": "θ₁ 0 to 10, θ₂ 40 to 50",
-    "one_90": "θ₁ 85 to 95, θ₂ 40 to 50",
+    "all": "all θ₁ and θ₂",
+    "both_45": "θ₁ and θ₂ 40° to 50°",
+    "one_0": "θ₁ 0° to 10°, θ₂ 40° to 50°",
+    "one_90": "θ₁ 85° to 95°, θ₂ 40° to 50°",
 }
 """Condition -> text."""
 
@@ -57,7 +60,11 @@ def note_1(source: Source) -> Artifact:
         for condition in CONDITIONS
         for part, shift in enumerate(arrays[f"{condition}/shift"])
     ]
-    panels = panels_by("condition", RowMark(rows, _draw_cases), title=CONDITION_TEXTS.get, xlabel="θ₃ (degrees)")
+
+    def title(condition: str) -> str:
+        return f"{CONDITION_TEXTS[condition]}\n{int(arrays[f'{condition}/product'].sum()):,} draws"
+
+    panels = panels_by("condition", RowMark(rows, _draw_cases), title=title, xlabel="θ₃ (degrees)")
 
     def mean(own: Sequence[Row], case: str) -> str:
         counts = {(row["low"] + row["high"]) / 2: row["draws"] for row in chosen(own, case=case)}
@@ -68,7 +75,7 @@ def note_1(source: Source) -> Artifact:
         return f"{found.mean:.2f} ± {found.error:.2f}" if found.known else "-"
 
     columns = {
-        "condition (degrees)": lambda own: CONDITION_TEXTS[own[0]["condition"]],
+        "condition": lambda own: CONDITION_TEXTS[own[0]["condition"]],
         "draws": lambda own: sum(row["draws"] for row in chosen(own, case="product")),
         "mean of θ₃, linear": lambda own: mean(own, "product"),
         "with gates": lambda own: mean(own, "gated"),
@@ -81,9 +88,10 @@ def note_1(source: Source) -> Artifact:
     text += "Student's t-test of related samples: each draw with and without gates (the paper: p > 0.1). By "
     text += "symmetry the means of the first and the last condition are 90 degrees with any gates.\n\n"
     text += table(rows, ["condition"], columns)
-    layout = {"ylabels": ["part of the draws"], "beside": [(0, 3)]}
+    note = f"{ANGLES} Bins of {edges[1] - edges[0]:g} degrees."
+    layout = {"ylabels": ["part of the draws in a bin"], "beside": [(0, 3)], "note": note}
     names = ("condition", "case", "low", "high", "draws", "t", "p", "part", "shift")
-    return drawn([*rows, *shifts], text, [panels], (14, 3.2), names, **layout)
+    return drawn([*rows, *shifts], text, [panels], (14, 3.7), names, **layout)
 
 
 def _draw_cases(axis: Axes, rows: Sequence[Row]) -> None:
@@ -138,8 +146,7 @@ def note_2(source: Source) -> Artifact:
         columns[header] = lambda own, measure=measure: format(spread(chosen(own, measure=measure), "value"), ".3g")
     text = f"{len(results)} seeds; all orders, back to the initial weights. At iteration {moments[-1]}:\n\n"
     text += table(chosen(rows, iteration=moments[-1]), ("layer", "degree"), columns)
-    note = "Lines: medians over seeds. Shading: smallest to largest."
-    layout = {"ylabels": list(TAYLOR.values()), "beside": [(0, 3), (1, 3)], "note": note}
+    layout = {"ylabels": list(TAYLOR.values()), "beside": [(0, 3), (1, 3)], "note": median_note(counted(results))}
     return drawn(rows, text, panels, (13, 5.6), **layout)
 
 
@@ -188,7 +195,8 @@ def figure_direct(source: Source) -> Artifact:
         *DIRECT.values(),
         *(f"{NETWORKS[name].label}\nangle of the direct alignment\nterm to Qᵀ (degrees)" for name in found),
     ]
-    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(len(panels))], "share_y": "row", "note": SHADED}
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(len(panels))], "share_y": "row"}
+    layout["note"] = mean_note(counted(*found.values()))
     return drawn([*over_epochs, *by_order], text, panels, (13, 2.7 * len(panels) + 0.4), columns, **layout)
 
 
@@ -219,12 +227,24 @@ def figure_s17(source: Source) -> Artifact:
         bars = lines(chosen(rows, measure=measure), part, "value", "iteration", styles, mean_and_deviation)
         return layer_panels(bars, places, *marks, first=measure == "norm", **axes, **limits)
 
-    panels = [row_of_panels("norm", ylim=(0, None)), row_of_panels("angle", RIGHT_ANGLE)]
+    absent = RowMark(chosen(rows, measure="norm", value=0.0, iteration=moments[-1]), _draw_absent)
+    panels = [row_of_panels("norm"), row_of_panels("angle", RIGHT_ANGLE, absent)]
     text = f"{len(results)} seeds; sums over all orders, the last hidden layer has 20 units.\n\n"
     text += _s17_table(results, chosen(rows, iteration=moments[-1]))
     labels = ["norm of the part /\nnorm of the whole", "angle of the part\nto Qᵀ (degrees)"]
-    note = "Markers: means over seeds. Bars: one standard deviation. Product: of the factors Q. Rest: of F."
-    return drawn(rows, text, panels, (14, 6), ylabels=labels, beside=[(0, 3), (1, 3)], note=note)
+    note = (
+        f"Markers: means over {counted(results)}. Bars: one standard deviation. Product: of the factors Q. Rest: of F."
+    )
+    layout = {"ylabels": labels, "beside": [(0, 3), (1, 3)], "share_y": "row", "note": note}
+    return drawn(rows, text, panels, (14, 6), **layout)
+
+
+def _draw_absent(axis: Axes, rows: Sequence[Row]) -> None:
+    """Explains why parts of norm 0 have no angle."""
+    for (part,) in grouped(rows, "part"):
+        look = {"rotation": 90, "ha": "center", "va": "center", "fontsize": "small"}
+        place = {"transform": axis.get_xaxis_transform()}
+        axis.text(list(FOUR_PARTS).index(part), 0.35, "part is 0: no angle", **look, **place)
 
 
 def _s17_table(results: Sequence[Result], rows: Sequence[Row]) -> str:

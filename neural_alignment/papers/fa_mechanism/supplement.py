@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from neural_alignment.papers.figures import Mark, Panel, Style, drawn, lines, pa
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import chosen, grouped, table
 from neural_alignment.reporting import Artifact, Row, Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DRAWN = ("eigenvalue_ratio", "skew_ratio", "symmetric_angle", "angle")
 """Columns of a random transformation M in Figure S1."""
@@ -40,13 +43,18 @@ def figure_s1(source: Source) -> Artifact:
         for moment, shade in zip(ends, (0.0, 0.5), strict=True)
         for lag in LAGS[1:]
     }
-    axes = {"title": "(C) eigenvalues of M$_{sym}$ in the network, l = 2", "xlabel": "number, the largest first"}
-    third = panel(shaded(spectra, "number", lambda row: (row["moment"], row["lag"]), styles), **axes)
-    axes = {"title": "(D) skew part in the network, lag 60", "xlabel": "epoch", "ylabel": RATIO}
-    ranges = lines(skews, _epoch, "value", "layer", LAYER_STYLES, figures.median_and_range, band=True)
-    panels = [_draw_panels(draws), [third, panel(ranges, **axes, ylim=(0, None))]]
-    layout = {"ylabels": ["angle of Bᵀ to Bᵀ M$_{sym}$ (degrees)", "eigenvalue / largest magnitude"]}
-    layout["note"] = "(C) means over seeds, shading: one standard deviation. (D) medians, shading: smallest to largest."
+    ranges = lines(skews, _epoch, "value", None, Style(None), figures.median_and_range, band=True)
+    axes = {"xlabel": "epoch", "ylim": (0, 1.05 * max(row["value"] for row in skews))}
+    panels = [
+        [*_draw_panels(draws), *_spectrum_panels(spectra, styles)],
+        figures.panels_by("layer", ranges, title="(D) skew part, lag 60, l = {}".format, **axes),
+    ]
+    layout = {"ylabels": ["angle of Bᵀ to Bᵀ M$_{sym}$ (degrees)", RATIO], "legends": [(0, 0), (0, 1)]}
+    number = main.counted(seeds)
+    layout["note"] = (
+        f"(A, B) {len(draws['angle']):,} random M. (C, D) M of the network. (C) l = 2, means over {number}, shading: "
+        f"one standard deviation. (D) medians over {number}, shading: smallest to largest."
+    )
     cosine = np.cos(np.deg2rad(draws["symmetric_angle"])) / np.sqrt(1 + draws["skew_ratio"] ** 2)
     error = np.abs(np.degrees(np.arccos(cosine)) - draws["angle"]).max()
     text = (
@@ -56,7 +64,7 @@ def figure_s1(source: Source) -> Artifact:
     )
     all_rows = [{key: row[key] for key in row if key != "measure"} for row in (*rows, *spectra, *skews)]
     columns = ("panel", *DRAWN, "layer", "moment", "lag", "number", "seed", "value")
-    return drawn(all_rows, text, panels, (13, 7.4), columns, beside=[*np.ndindex(2, 2)], **layout)
+    return drawn(all_rows, text, panels, (16, 7.4), columns, beside=[(0, 3)], **layout)
 
 
 def _draw_panels(draws: Arrays) -> list[Panel]:
@@ -71,15 +79,29 @@ def _draw_panels(draws: Arrays) -> list[Panel]:
         points(np.cos(np.deg2rad(angles)), angles, Style("arccos", "")),
     )
     second = (
-        dots("skew_ratio", "angle", near, "M$_{sym}$ below 60°", 0.0),
-        dots("skew_ratio", "angle", ~near, "M$_{sym}$ above", 0.6),
+        dots("skew_ratio", "angle", near, "angle of Bᵀ to Bᵀ M$_{sym}$ below 60°", 0.0),
+        dots("skew_ratio", "angle", ~near, "the same angle 60° or more", 0.6),
         RIGHT_ANGLE,
     )
     axes = {"title": "(A) symmetric part", "xlabel": "mean / root mean square of its eigenvalues", "ylim": (0, 180)}
     return [
         panel(*first, **axes),
-        panel(*second, title="(B) skew part", xlabel=RATIO, ylabel="angle of Bᵀ to Bᵀ M (degrees)"),
+        panel(*second, title="(B) skew part", xlabel=RATIO, ylabel="angle of Bᵀ to Bᵀ M (degrees)", ylim=(0, 180)),
     ]
+
+
+def _spectrum_panels(rows: Sequence[Row], styles: Mapping[tuple[int, int], Style]) -> list[Panel]:
+    """Returns panels C: both ends of the spectra, because the eigenvalues between them are nearly 0."""
+    last = max(row["number"] for row in rows)
+    limits = [0.0, *(row["value"] for row in rows)]
+    axes = {"xlabel": "number, the largest first", "ylim": (1.05 * min(limits), 1.05 * max(limits))}
+    axes["ylabel"] = "eigenvalue / largest magnitude"
+
+    def part(first: int, title: str) -> Panel:
+        own = [row for row in rows if first <= row["number"] < first + 10]
+        return panel(shaded(own, "number", lambda row: (row["moment"], row["lag"]), styles), title=title, **axes)
+
+    return [part(1, "(C) largest eigenvalues of M$_{sym}$"), part(last - 9, "(C) smallest eigenvalues of M$_{sym}$")]
 
 
 def _epoch(row: Row) -> float:
@@ -123,7 +145,8 @@ def figure_s2(source: Source) -> Artifact:
     }
     text = f"{len(shuffled)} seeds.\n\n{table(rows, ('layer', 'moment'), columns)}"
     labels = [f"k = {moment}\n{main.TERM_ANGLE}" for moment in shown]
-    return drawn(rows, text, panels, (11, 2.5 * len(shown) + 0.5), ylabels=labels, share_y=True, note=main.SHADED)
+    layout = {"ylabels": labels, "share_y": True, "note": main.mean_note(main.counted(shuffled))}
+    return drawn(rows, text, panels, (11, 2.5 * len(shown) + 0.5), **layout)
 
 
 LAG_STYLES = {
@@ -150,9 +173,8 @@ def figure_s3(source: Source) -> Artifact:
     ]
     text = f"{len(seeds)} seeds.\n\n{_lag_table(rows, measures, '.1f')}"
     layout = {"ylabels": [label for label, _ in measures.values()], "beside": [(0, 3), (1, 3)], "share_y": True}
-    return drawn(
-        rows, text, panels, (12, 5.6), note="Lines: means over seeds. Shading: one standard deviation.", **layout
-    )
+    layout["note"] = f"Lines: means over {main.counted(seeds)}. Shading: one standard deviation."
+    return drawn(rows, text, panels, (12, 5.6), **layout)
 
 
 def figure_s4(source: Source) -> Artifact:
@@ -175,10 +197,14 @@ def figure_s4(source: Source) -> Artifact:
         for own, marks in drawings
     ]
     text = f"{len(seeds)} seeds; sums of the terms over the number of all pairs.\n\n{_lag_table(rows, measures, '.3g')}"
-    labels = ["within categories", "minus between categories", "sum of both"]
+    names = ("within categories", "−1 × between categories", "within plus between categories")
+    labels = [f"{name}\nsum of similarity terms / all pairs" for name in names]
     layout = {"ylabels": labels, "beside": [(row, 3) for row in range(3)]}
-    note = "Mean similarity term. Lines: medians over seeds. Shading: smallest to largest."
-    return drawn(rows, text, panels, (13, 8), note=note, **layout)
+    note = (
+        "Similarity term of two examples of iterations k and k - lag: dot product of their errors δ(l+1) times that of "
+        f"their outputs L(l-1), without unit. {main.median_note(main.counted(seeds))}"
+    )
+    return drawn(rows, text, panels, (13, 9.4), note=note, **layout)
 
 
 def _lag_table(rows: Sequence[Row], measures: Mapping[str, tuple[str, str]], form: str) -> str:
@@ -195,7 +221,17 @@ def _lag_table(rows: Sequence[Row], measures: Mapping[str, tuple[str, str]], for
 
 SIGNALS = {"error": "errors δ(l+1)", "output": "outputs L(l-1)"}
 
-TRIANGLES = f"Triangles: means of all pairs; open for well classified ones. {main.BINS}"
+QUALITY = (
+    "A pair is well classified if both examples are among the 60 % of {} with the smallest output errors; all others "
+    "are poorly classified."
+)
+"""Sentence about pairs after training, where {} is a set of examples (`analysis.similarity.well_classified`)."""
+
+TRIANGLES = (
+    f"Triangles: means of all pairs; open for well classified ones. {main.BINS}\n"
+    "(D) Both axes are logarithmic, the x axis linear near 0."
+)
+"""Note below Figure S5, to which `QUALITY` belongs."""
 
 
 def figure_s5(source: Source) -> Artifact:
@@ -205,14 +241,15 @@ def figure_s5(source: Source) -> Artifact:
     rows = [row for phase in phases for row in tidy.similarities(result.arrays, phase, main.GROUPS, phase=phase)]
     text = (
         f"One seed, all pairs of {pieces.pieces[0].arguments['examples']:,} training examples (the paper: 60,000), "
-        f"also of each with itself; last is iteration {result.arrays['iteration'][-1]}.\n\n"
+        f"also of each with itself; last is iteration {result.arrays['iteration'][-1]}. "
     )
+    quality = QUALITY.format("all examples")
     columns = {"phase": "phase", "signal": "signal", "l": "layer", "pairs": "group"}
     columns["mean similarity"] = lambda own: f"{own[0]['mean']:.4g}"
-    text += table(rows, ("phase", "signal", "layer", "group"), columns)
+    text += f"{quality}\n\n{table(rows, ('phase', 'signal', 'layer', 'group'), columns)}"
     letters = dict(zip(product(phases, SIGNALS), "ABDE", strict=True))
     panels, labels = _similarity_panels(rows, "phase", letters)
-    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(4)], "note": TRIANGLES}
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(4)], "note": f"{TRIANGLES} {quality}"}
     return drawn(rows, text, panels, (14, 10.4), **layout)
 
 
@@ -221,18 +258,26 @@ def _similarity_panels(
 ) -> tuple[list[list[Panel]], list[str]]:
     """Returns a row of panels of histograms for each value of a column and signal, and the label of each row.
 
-    The similarities of errors after training have a narrow peak, so that the part of the pairs has a logarithmic scale.
+    The similarities of errors after training have a narrow peak, so both axes have a logarithmic scale.
     """
     panels, labels = [], []
     for (value, signal), letter in letters.items():
         own = [row for row in rows if (row[by], row["signal"]) == (value, signal)]
         peaked = signal == "error" and any("/" in row["group"] for row in own)
         axes = {"yscale": "log"} if peaked else {}
-        histograms = figures.RowMark(own, main.draw_histograms)
-        panels.append(main.layer_panels(histograms, first=not panels, xlabel="similarity", **axes))
+        marks = [figures.RowMark(own, draw) for draw in (main.draw_histograms, *([_widen_peak] if peaked else []))]
+        panels.append(main.layer_panels(*marks, first=not panels, xlabel="similarity", **axes))
         when = f"{by} {value}" if by != "phase" else {"first": "before training", "last": "after training"}[value]
         labels.append(f"({letter}) {SIGNALS[signal]}\n{when}\n{main.PAIRS}")
     return panels, labels
+
+
+def _widen_peak(axis: Axes, rows: Sequence[Row]) -> None:
+    """Gives the x axis a logarithmic scale on both sides of 0, linear below a thousandth of the largest similarity."""
+    largest = 10.0 ** math.floor(math.log10(max(abs(row[end]) for row in rows for end in ("low", "high"))))
+    axis.set_xscale("symlog", linthresh=largest / 1000)
+    axis.set_xticks([sign * size for size in (largest, largest / 100) for sign in (-1, 1)] + [0])
+    axis.tick_params(axis="x", labelsize="small")
 
 
 def figure_s5_norms(source: Source) -> Artifact:
@@ -287,8 +332,9 @@ def figure_s5_lags(source: Source) -> Artifact:
     text = (
         f"{len(results)} seeds, all pairs of an example of batch k and one of batch k - lag. The figure shows lag 30 "
     )
-    text += f"and one seed.\n\n{table(rows, ('moment', 'signal', 'layer', 'group'), columns)}"
-    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(4)], "note": TRIANGLES}
+    quality = QUALITY.format("their batches")
+    text += f"and one seed. {quality}\n\n{table(rows, ('moment', 'signal', 'layer', 'group'), columns)}"
+    layout = {"ylabels": labels, "beside": [(row, 3) for row in range(4)], "note": f"{TRIANGLES} {quality}"}
     return drawn(rows, text, panels, (14, 10.4), **layout)
 
 
@@ -330,7 +376,9 @@ def figure_s7(source: Source) -> Artifact:
         f"standard error over all draws: {shift:+.3f} ± {error:.3f} degrees; mean variance within a bin: "
         f"{variances[0]:.1f} without, {variances[1]:.1f} with (square degrees)."
     )
-    return drawn(rows, text, [[heatmap(case, what) for what in units] for case in CASES], (9, 7.4))
+    panels = [[heatmap(case, what) for what in units] for case in CASES]
+    note = f"{main.ANGLES}\n{int(arrays['counts'].sum()):,} random draws in bins of {180 / bins:g} degrees."
+    return drawn(rows, text, panels, (9, 7.7), note=note)
 
 
 UPDATED = {layer: f"update_angle_{layer}" for layer in range(len(LAYERS) - 1)}
