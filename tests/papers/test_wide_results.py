@@ -124,12 +124,12 @@ def planned():
     return {work.name for item in items for work in unique(item.cells.get("lab", ()))}
 
 
-def test_the_whole_set_is_computed_within_165_minutes():
+def test_the_whole_set_is_computed_within_170_minutes():
     seconds = {row["run"]: row["seconds"] for row in rows_of("seconds")}
     missing = planned() - set(seconds)
     assert bool(missing) == ("Not yet run:" in (RESULTS / "README.md").read_text()), missing
     minutes = sum(seconds[name] for name in planned() - missing) / 2 / 60  # Two at once, on 2 cores.
-    assert minutes <= 165
+    assert minutes <= 170
     for page in (RESULTS / "README.md", PAGE):
         assert f"{minutes:.0f} minutes" in page.read_text(), page
 

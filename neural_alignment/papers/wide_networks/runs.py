@@ -431,7 +431,7 @@ def recurrent(epochs: int = EPOCHS, widths: Sequence[int] = WIDTHS) -> list[Piec
 ACTIVATIONS = {"tanh": "tanh", "relu": "ReLU, outside of the proposition"}
 """Activation -> its title. Only tanh has the bounded first and second derivatives that the proposition requires."""
 
-UPDATE_WIDTHS, UPDATE_SEEDS = (8, 16, 32, 64, 128, 256, 512, 1024), (99, 100, 101)
+UPDATE_WIDTHS, UPDATE_SEEDS = (8, 16, 32, 64, 128, 256, 512, 1024), SEEDS
 
 SHOWN_UPDATES = (UPDATE_WIDTHS[0], UPDATE_WIDTHS[-1])
 """Widths of Figure 2."""
