@@ -192,11 +192,11 @@ def _add_legend(owner: Axes | Figure, axes: Sequence[Axes], **options: Any) -> N
         owner.legend(list(entries.values()), list(entries), **options)
 
 
-def _look(handle: Any) -> dict[str, Any]:
+def _look(handle: Any) -> dict[str, str]:
     """Returns the line style, marker and colours of a legend handle; of a line with error bars those of the line."""
     artist = getattr(handle, "lines", [handle])[0]
     names = ("linestyle", "marker", "color", "markerfacecolor", "edgecolor")
-    return {name: getattr(artist, f"get_{name}")() for name in names if hasattr(artist, f"get_{name}")}
+    return {name: str(getattr(artist, f"get_{name}")()) for name in names if hasattr(artist, f"get_{name}")}
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float, float]:
@@ -210,6 +210,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns the mean, and one standard error below and above."""
     spread = Spread(values)
     return spread.mean, spread.mean - spread.error, spread.mean + spread.error
+
+
+def mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean, the smallest and the largest value."""
+    return statistics.fmean(values), min(values), max(values)
 
 
 def median_and_range(values: Sequence[float]) -> tuple[float, float, float]:
@@ -260,6 +265,17 @@ def lines(
     return RowMark(rows, draw)
 
 
+def span(rows: Sequence[Row], x: Key, y: Key, label: str) -> RowMark:
+    """Returns an area in light grey from the smallest to the largest y at each x."""
+
+    def draw(axis: Axes, rows: Sequence[Row]) -> None:
+        if found := _points(rows, x, y, median_and_range):
+            xs, _, low, high = zip(*found, strict=True)
+            axis.fill_between(xs, low, high, color="0.88", linewidth=0, label=label)
+
+    return RowMark(rows, draw)
+
+
 def apart(x: str, by: str, values: Sequence[Any], move: Callable[[float, float], float]) -> Key:
     """Returns x of a row, moved a little by its value of `by`, so that equal points of several lines can be seen.
 
@@ -304,9 +320,23 @@ def steps(heights: Sequence[float], edges: Sequence[float], style: Style) -> Mar
     return lambda axis: axis.stairs(heights, edges, **look, zorder=1 / style.width)  # Thin lines above thick ones.
 
 
+def words(x: float, y: float, text: str) -> Mark:
+    """Returns a small text that runs upwards from a point."""
+    place = {"xytext": (0, 7), "textcoords": "offset points", "rotation": 90, "ha": "center", "va": "bottom"}
+    return lambda axis: axis.annotate(text, (x, y), fontsize="x-small", **place)
+
+
+_DOTTED = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3))}
+
+
 def level(value: float, label: str | None = None) -> Mark:
     """Returns a dotted horizontal line."""
-    return lambda axis: axis.axhline(value, color="0.5", linewidth=1, linestyle=(0, (1, 3)), label=label)
+    return lambda axis: axis.axhline(value, label=label, **_DOTTED)
+
+
+def upright(place: float, label: str | None = None) -> Mark:
+    """Returns a dotted vertical line."""
+    return lambda axis: axis.axvline(place, label=label, **_DOTTED)
 
 
 def diagonal() -> Mark:
@@ -327,6 +357,25 @@ def ticks(places: Sequence[float], labels: Sequence[str] = (), log: bool = True,
             axis.set_xscale("log")
         axis.set_xticks(places, labels or [f"{place:g}" for place in places], **options)
         axis.minorticks_off()
+
+    return draw
+
+
+def plain_ticks() -> Mark:
+    """Makes the y axis logarithmic, with plain numbers such as 0.9 at its ticks; it follows the other marks."""
+
+    def draw(axis: Axes) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+        axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        if high < 5 * low:
+            axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axis.minorticks_off()
+        elif high < 100 * low:
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
     return draw
 
@@ -357,12 +406,27 @@ def image(values: np.ndarray, label: str = "", **options: Any) -> Mark:
     return draw
 
 
-def contours(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray, label: str, **options: Any) -> Mark:
-    """Returns filled contours with a colour bar; arguments as of `Axes.contourf`."""
+def contours(xs: np.ndarray, ys: np.ndarray, heights: np.ndarray, label: str = "", **options: Any) -> Mark:
+    """Returns filled contours; without a label no colour bar; other arguments as of `Axes.contourf`."""
 
     def draw(axis: Axes) -> None:
         shades = axis.contourf(xs, ys, heights, cmap="Greys", **options)
-        axis.figure.colorbar(shades, ax=axis, label=label, shrink=0.8)
+        if label:
+            axis.figure.colorbar(shades, ax=axis, label=label, shrink=0.8)
+
+    return draw
+
+
+def row_bar(label: str, **options: Any) -> Mark:
+    """Returns the colour bar of a row whose panels have the same shades; it follows the image or contours of its panel.
+
+    **options are those of `Figure.colorbar`.
+    """
+
+    def draw(axis: Axes) -> None:
+        places = {each: each.get_subplotspec() for each in axis.figure.axes}  # None for a colour bar.
+        panels = [each for each, place in places.items() if place and place.rowspan == places[axis].rowspan]
+        axis.figure.colorbar([*axis.images, *axis.collections][0], ax=panels, label=label, **options)
 
     return draw
 

@@ -16,11 +16,15 @@ from neural_alignment.papers.figures import (
     lines,
     mean_and_deviation,
     mean_and_error,
+    mean_and_range,
     median_and_range,
     panel,
     panels_by,
+    plain_ticks,
     points,
     quartiles,
+    row_bar,
+    span,
     steps,
     ticks,
 )
@@ -62,6 +66,7 @@ def test_lines_leave_out_missing_values_and_shade_their_errors_as_a_band():
     (mean_and_deviation, (3.0, 3 - np.std([1, 2, 6], ddof=1), 3 + np.std([1, 2, 6], ddof=1))),
     (mean_and_error, (3.0, 3 - np.std([1, 2, 6], ddof=1) / 3**0.5, 3 + np.std([1, 2, 6], ddof=1) / 3**0.5)),
     (median_and_range, (2.0, 1.0, 6.0)),
+    (mean_and_range, (3.0, 1.0, 6.0)),
     (quartiles, (2.0, 1.5, 4.0)),
 ])  # fmt: skip
 def test_summaries_are_those_of_numpy(summary, expected):
@@ -137,6 +142,33 @@ def test_images_are_grey_and_have_a_colour_bar():
     figure = grid([[panel(image(np.eye(3), "size"))]], (3, 3))
     assert grey(figure)
     assert figure.axes[1].get_ylabel() == "size"
+
+
+def test_a_row_of_images_has_one_colour_bar():
+    own, last = panel(image(np.eye(3))), panel(image(np.eye(3)), row_bar("size"))
+    figure = grid([[own, last], [own, last]], (5, 5))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["", "", "", "", "size", "size"]
+
+
+def test_a_span_covers_all_values_at_an_x_and_is_in_the_legend():
+    figure = grid([[panel(span(ROWS, "width", "loss", "all"))] * 2], (5, 3), legend="outside lower center")
+    [area] = figure.axes[0].collections
+    assert area.get_paths()[0].get_extents().extents == pytest.approx([4, 4, 8, 18])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["all"]
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ((0.88, 1.12), ["0.9", "0.95", "1", "1.05", "1.1"]),
+    ((0.3, 8), ["0.5", "1", "2", "5"]),
+    ((0.06, 25), ["0.1", "1", "10"]),
+])  # fmt: skip
+def test_plain_ticks_of_a_logarithmic_axis_are_several_numbers(values, expected):
+    axis = drawn(points([1, 2], values, Style("x")), plain_ticks())
+    low, high = axis.get_ylim()
+    axis.figure.canvas.draw()
+    ticks = zip(axis.get_yticks(), axis.get_yticklabels(), strict=True)
+    assert [text.get_text() for place, text in ticks if low <= place <= high] == expected
+    assert not any(text.get_text() for text in axis.get_yticklabels(minor=True))
 
 
 def test_tables_have_a_line_per_group_in_the_order_of_the_rows():

@@ -480,6 +480,7 @@ def test_figure_3_draws_means_and_standard_errors(lab):
     low, high = segments.get_segments()[0][:, 1]
     assert (high - low) / 2 == pytest.approx(100 * np.std(list(TOP1.values()), ddof=1) / math.sqrt(len(TOP1)))
     assert bars["weight mirror (WM), TPE"].lines[0].get_ydata() == pytest.approx([10.0])
+    assert [text.get_text() for text in product.figure.axes[0].texts] == ["5 of 5 diverged"]
 
 
 def test_figure_5_has_the_columns_that_were_agreed_on(lab):
@@ -927,3 +928,5 @@ def test_figure_2_shows_the_first_evaluation_after_five_epochs(tmp_path):
     product = make("figure", "two_routes/2", "lab", runs=str(tmp_path))
     assert {row["step"] for row in product.rows if row["panel"] in "def"} == {6}
     assert "after 6 epochs (step 6), the first evaluation after 5 epochs, which the paper shows." in product.text
+    assert "d to f: weight mirror (WM), TPE, ResNet-18, seed 0, epoch 6" in product.figure.get_supxlabel()
+    assert product.figure.axes[5].get_title() == "(f) dense layer\n‖B‖ / ‖W‖ = 3.00"

@@ -249,8 +249,16 @@ def test_rules_with_the_same_accuracies_are_drawn_beside_each_other(name, folder
     for axis in made("figure", name, folder).figure.axes:
         curves = [container.lines[0] for container in axis.containers]
         assert len({tuple(np.round(line.get_xdata(), 6)) for line in curves}) == len(curves) > 3
-    titles = [legend.get_title().get_text() for legend in made("figure", name, folder).figure.legends]
-    assert titles == ["Rules are moved apart a little."]
+    [legend] = made("figure", name, folder).figure.legends
+    assert legend.get_title().get_text().endswith("one seed (99). Rules are moved apart a little.")
+
+
+def test_figure_4_shows_only_our_widths_beside_all_of_the_paper(folder):
+    axes = made("figure", "4", folder).figure.axes
+    ours, papers = ([text.get_text() for text in axis.get_xticklabels()] for axis in axes[:2])
+    assert ours == ["8", "16", "32", "64"] == papers[:4]
+    assert papers[-1] == "512"
+    assert axes[0].get_ylim()[1] < 80 < axes[3].get_ylim()[1]
 
 
 def test_table_9_has_the_columns_that_were_agreed_on_and_the_first_of_equal_rates(folder):

@@ -35,21 +35,26 @@ SCATTERED = {"stem": "first convolution", "group2_block1_conv1": "a middle convo
 def figure_2(source: Source) -> Artifact:
     """Figure 2: the flow of weight mirror in its three regimes, and W against B of three layers of a run of it."""
     flows = [_flow(letter, *regime) for letter, regime in zip("abc", FIGURE_2_DECAYS.items(), strict=True)]
-    [(_, outcomes)] = source.outcomes()
+    [(cell, outcomes)] = source.outcomes()
     kept = _kernels(outcomes)
     epochs = {step: epoch for step, epoch in _epochs(outcomes).items() if step in kept}
     shown = min((step for step, epoch in epochs.items() if epoch >= EPOCHS_OF_D), default=max(kept, default=0))
     rows, scatters = [row for own, _ in flows for row in own], []
+    weights = kept.get(shown, {})
     for letter, (layer, name) in zip("def", SCATTERED.items(), strict=True):
-        own = _weights(kept.get(shown, {}), panel=letter, layer=layer, step=shown)
+        own = _weights(weights, panel=letter, layer=layer, step=shown)
         state = "" if own else ": not kept" if kept else ": not yet run"
-        scatters.append(_scatter(own, title=f"({letter}) {name}{state}", ylabel="backward weight"))
+        title = f"({letter}) {name}{state}{_ratio(weights, layer)}"
+        scatters.append(_scatter(own, title=title, ylabel="backward weight"))
         rows += own
     columns = ("panel", "decay", "layer", "step", *FLOW)
     text = "Panels a to c: -gradient of the primitives. Panels d to f: "
     text += f"ResNet-18, weight mirror, {_time(epochs.get(shown), shown)}." if kept else "no run with kernels kept."
     note = "a to c: arrows show the direction of the flow; dotted: backward weight = forward weight"
-    return drawn(rows, text, [[each for _, each in flows], scatters], (10, 6.2), columns, note=note)
+    if kept:
+        epoch = f", epoch {epochs[shown]:g}" if shown in epochs else ""
+        note += f"\nd to f: {RULE_STYLES[cell.labels['rule']].label}, {_network_and_seed(source)}{epoch}"
+    return drawn(rows, text, [[each for _, each in flows], scatters], (10, 6.8), columns, note=note)
 
 
 EPOCHS_OF_D = 5
@@ -69,18 +74,31 @@ def _time(epoch: float | None, step: int) -> str:
     return f"after {epoch:g} epochs (step {step}){same}"
 
 
+SPEEDS = np.linspace(0, 3.6, 10)
+"""Limits of the shades of panels a to c. The largest speed is √2 (1 + λ), in the corners of panel c."""
+
+
 def _flow(letter: str, regime: str, decay: float) -> tuple[list[Row], Panel]:
     """Returns the rows and the panel of one flow field."""
     places = np.linspace(-1, 1, 13)
     weights = np.stack(np.meshgrid(places, places))
     flow = theory.symmetrised_flow(*weights, decay)
     speed, pairs = np.hypot(*flow), [each.reshape(2, -1).T for each in (weights, flow)]
-    shades = figures.contours(*weights, speed, "speed", levels=8, vmax=2 * speed.max())
+    shades = [figures.contours(*weights, speed, levels=SPEEDS, vmax=2 * SPEEDS[-1])]
+    if letter == "c":
+        shades.append(figures.row_bar("speed", shrink=0.8))
     title = f"({letter}) λ {'<=>'[int(np.sign(decay - 1)) + 1]} x²: {regime}"
     axes = {"xlabel": "forward weight w", "ylabel": "backward weight b", "aspect": "equal"}
     rows = [dict(zip(FLOW, map(float, values), strict=True)) for values in np.hstack(pairs)]
-    field = panel(shades, figures.arrows(*pairs, scale=20), figures.diagonal(), title=title, **axes)
+    field = panel(*shades, figures.arrows(*pairs, scale=20), figures.diagonal(), title=title, **axes)
     return [{"panel": letter, "decay": decay, **row} for row in rows], field
+
+
+def _network_and_seed(source: Source) -> str:
+    """Returns the networks and seeds of the first runs in words, such as `ResNet-18, seed 0`."""
+    networks = dict.fromkeys(MODELS[cell.labels["model"]] for cell in source.cells)
+    seeds = dict.fromkeys(f"seed {outcomes[0].config.seed}" for _, outcomes in source.outcomes() if outcomes)
+    return ", ".join([*networks, *seeds])
 
 
 def _kernels(outcomes: Sequence[Outcome]) -> dict[int, dict[str, Any]]:
@@ -97,6 +115,14 @@ def _weights(kernels: Mapping[str, np.ndarray], layer: str, **labels: Any) -> li
     return [{**labels, "layer": layer, "forward": float(forward[i]), "backward": float(backward[i])} for i in places]
 
 
+def _ratio(kernels: Mapping[str, np.ndarray], layer: str) -> str:
+    """Returns a line of a title with the ratio of the norms of B and W of a layer; empty if it was not kept."""
+    if f"{layer}/forward" not in kernels:
+        return ""
+    forward, backward = (np.linalg.norm(kernels[f"{layer}/{which}"]) for which in ("forward", "backward"))
+    return f"\n‖B‖ / ‖W‖ = {backward / forward:.2f}"
+
+
 def _scatter(rows: Sequence[Row], **axes: Any) -> Panel:
     """Returns a panel of B against W."""
     xs, ys = ([row[which] for row in rows] for which in ("forward", "backward"))
@@ -109,13 +135,14 @@ BARS = "mean and standard error over seeds; without a bar: one seed or equal one
 
 
 def _accuracy_panel(
-    source: Source, rows: Sequence[Row], x: Key, *marks: figures.Mark, line: str | None = None, **axes: Any
+    source: Source, rows: Sequence[Row], x: Key, *marks: figures.Mark, looks: Mapping[str, Any], **axes: Any
 ) -> Panel:
-    """Returns a panel of mean and standard error of top-1 by rule, with the accuracy of chance; "" draws no lines."""
-    looks = {} if line is None else {"line": line}
-    rules = dict.fromkeys(cell.labels["rule"] for cell in source.cells)
-    styles = {rule: replace(RULE_STYLES[rule], **looks) for rule in rules}
-    top1 = lines(rows, x, lambda row: 100 * row["top1"], "rule", styles, figures.mean_and_error)
+    """Returns a panel of mean and standard error of top-1 by rule, with the accuracy of chance.
+
+    `looks` are further arguments of `Axes.plot`.
+    """
+    styles = {cell.labels["rule"]: RULE_STYLES[cell.labels["rule"]] for cell in source.cells}
+    top1 = lines(rows, x, lambda row: 100 * row["top1"], "rule", styles, figures.mean_and_error, **looks)
     chance = figures.level(100 * CHANCE[source.profile][0], "chance")
     return panel(top1, chance, *marks, ylabel="validation top-1 (%)", ylim=(0, None), **axes)
 
@@ -131,11 +158,17 @@ def transfer(source: Source) -> Artifact:
         return models.index(row["model"]) + 0.06 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
 
     names = figures.ticks(range(len(models)), [MODELS[model] for model in models], log=False)
-    panels = [[_accuracy_panel(source, rows, place, names, line="", xlabel="network")]]
+    diverged = [
+        figures.words(place(own[0]), 100 * np.mean([row["top1"] for row in own]), f"{count} of {len(own)} diverged")
+        for own in grouped(rows, "model", "rule").values()
+        if (count := sum(row["diverged"] for row in own))
+    ]
+    looks = {"linestyle": "", "markersize": 5}
+    panels = [[_accuracy_panel(source, rows, place, names, *diverged, looks=looks, xlabel="network")]]
     columns = {"rule": "name"} | {MODELS[model]: at("top1", model=model) for model in models}
-    return drawn(
-        rows, table(cells, ["rule"], columns), panels, (7.5, 4.5), RUN_COLUMNS, legend="outside right", note=BARS
-    )
+    text = table(cells, ["rule"], columns)
+    note = f"{BARS}; a diverged run counts as chance" if diverged else BARS
+    return drawn(rows, text, panels, (7.5, 4.5), RUN_COLUMNS, legend="outside right", note=note)
 
 
 def noise(source: Source) -> Artifact:
@@ -152,7 +185,7 @@ def noise(source: Source) -> Artifact:
     layout = {"legend": "outside right", "share_y": True}
     names = ("rule", "noise_variance", "seed", "top1") if [*networks] == ["resnet18"] else NOISE_COLUMNS
     panels = [
-        _accuracy_panel(source, chosen(rows, model=model), "noise_variance", axis, title=network, **axes)
+        _accuracy_panel(source, chosen(rows, model=model), "noise_variance", axis, looks={}, title=network, **axes)
         for model, network in networks.items()
     ]
     return drawn(rows, text, [panels], (2.4 + 3.4 * len(panels), 4), names, note=BARS, **layout)
@@ -184,20 +217,22 @@ def symmetry(source: Source) -> Artifact:
             step = steps[place]
             epoch = epochs.get(step, math.nan)
             own = _weights(kept[step], SYMMETRY_LAYER, rule=rule, epoch=epoch, step=step)
-            panels[-1].append(_scatter(own, title=f"epoch {epoch:g}"))
+            title = f"epoch {epoch:g}{_ratio(kept[step], SYMMETRY_LAYER)}"
+            panels[-1].append(_scatter(own, title=title))
             rows += own
     text = f"Layer {SYMMETRY_LAYER}." + "".join(f" {why}: {', '.join(own)}." for why, own in missing.items() if own)
     labels = [f"{RULE_STYLES[cell.labels['rule']].label}\nbackward weight" for cell in source.cells]
     columns = ("rule", "epoch", "step", "layer", "forward", "backward")
-    note, size = "dotted: backward weight = forward weight", (2.3 * TIMES, 2.6 * len(panels))
+    note = f"layer {SYMMETRY_LAYER} of {_network_and_seed(source)}; dotted: backward weight = forward weight"
+    size = (2.3 * TIMES, 2.75 * len(panels))
     return drawn(rows, text, panels, size, columns, ylabels=labels, note=note)
 
 
 METRICS = {
-    "weight_angle": {"ylabel": "angle of W to Bᵀ (degrees)"},
-    "norm_ratio": {"ylabel": "‖B‖ / ‖W‖", "yscale": "log"},
+    "weight_angle": ("angle of W to Bᵀ (degrees)", ()),
+    "norm_ratio": ("‖B‖ / ‖W‖", (figures.plain_ticks(),)),
 }
-"""Measure -> its axis."""
+"""Measure -> label of its axis, and further marks of its panel."""
 
 
 def metrics(source: Source) -> Artifact:
@@ -207,16 +242,26 @@ def metrics(source: Source) -> Artifact:
         label, own = RULE_STYLES[cell.labels["rule"]].label, _metric_rows(cell.labels["rule"], outcomes[:1])
         state = "" if own else ": diverged before its first evaluation" if outcomes else ": not yet run"
         styles = _layer_styles([layer for (layer,) in grouped(own, "layer")])
-        curves = {measure: lines(own, "epoch", measure, "layer", styles, linewidth=1) for measure in METRICS}
         axes = {"title": f"{label}{state}", "xlabel": "epoch"}
-        panels.append([panel(curves[measure], **axes, **axis) for measure, axis in METRICS.items()])
+        panels.append(
+            [
+                panel(
+                    figures.span(own, "epoch", measure, "range of all layers"),
+                    lines(own, "epoch", measure, "layer", styles),
+                    *marks,
+                    ylabel=ylabel,
+                    **axes,
+                )
+                for measure, (ylabel, marks) in METRICS.items()
+            ]
+        )
         last = [row["weight_angle"] for row in own if row["epoch"] == own[-1]["epoch"]]
         ends.append([label, *(f"{each(last):.1f}" if last else "missing" for each in (min, max))])
         rows += own
     text = markdown(["rule", "smallest angle of a layer at the end (degrees)", "largest"], ends)
-    note = "a line per layer: black at the input, light grey at the output"
+    note = f"{_network_and_seed(source)}; layers from the input to the output"
     layout = {"legend": "outside lower center", "note": note}
-    return drawn(rows, text, panels, (9, 2.6 * len(panels)), ("rule", "layer", "epoch", *METRICS), **layout)
+    return drawn(rows, text, panels, (10.4, 2.6 * len(panels)), ("rule", "layer", "epoch", *METRICS), **layout)
 
 
 def _metric_rows(rule: str, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -229,15 +274,15 @@ def _metric_rows(rule: str, outcomes: Sequence[Outcome]) -> list[Row]:
     ]
 
 
+LAYER_LOOKS = (("o", "-", 0.0), ("s", "--", 0.2), ("^", "-.", 0.35), ("D", ":", 0.45), ("v", "-", 0.6))
+"""Marker, line and shade of the layers of Figure S4 that have a line."""
+
+
 def _layer_styles(layers: Sequence[str]) -> dict[str, Style]:
-    """Returns a style per layer, from black at the input to light grey at the output; the legend has both ends."""
-    last = max(len(layers) - 1, 1)
-    ends = {0: "o", len(layers) - 1: "s"}
-    dashes = ("-", "--", "-.", ":")
-    return {
-        layer: Style(layer if number in ends else None, ends.get(number, ""), dashes[number % 4], 0.8 * number / last)
-        for number, layer in enumerate(layers)
-    }
+    """Returns the style of the first, the last and some layers evenly between them."""
+    places = np.linspace(0, len(layers) - 1, len(LAYER_LOOKS)).round().astype(int) if layers else ()
+    shown = dict.fromkeys(layers[place] for place in places)
+    return {layer: Style(layer.replace("_", " "), *look) for layer, look in zip(shown, LAYER_LOOKS, strict=False)}
 
 
 FIT_COLUMNS = ("network", "area", "layer", "units", "correlation", "sem", "corrected", "corrected_sem", "best")

@@ -18,7 +18,7 @@ RULE_STYLES = {
     "backprop": Style("backpropagation", "o", "-", 0.0),
     "symmetric": Style("symmetric (SA)", "s", "--", 0.3),
     "activation": Style("activation (AA)", "^", "-.", 0.3),
-    "kolen_pollack": Style("Kolen-Pollack (KP)", "P", ":", 0.0),
+    "kolen_pollack": Style("Kolen-Pollack (KP)", "P", ":", 0.4, filled=False),
     "information": Style("information (IA), TPE", "D", "-", 0.5),
     "weight_mirror_adam_ops": Style("WM+AD+OPS, TPE", "v", "--", 0.65),
     "weight_mirror_adam": Style("WM+AD, TPE", "<", "-.", 0.65),

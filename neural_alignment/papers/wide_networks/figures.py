@@ -87,6 +87,11 @@ MOVED = "Rules are moved apart a little."
 """Sentence below figures whose x is that of `moved`."""
 
 
+def _one_seed(rows: Sequence[Row], what: str) -> str:
+    """Returns the sentences below figures that `over` draws: the seed of the lines, and `MOVED`."""
+    return f"{what} one seed ({rows[0]['seed']}). {MOVED}" if rows else MOVED
+
+
 def _published(numbers: Mapping[Any, Mapping[str, Mapping[int, float]]], key: str) -> list[Row]:
     """Returns a row per published accuracy: value of a key column -> rule -> width -> accuracy."""
     return [
@@ -130,23 +135,26 @@ def figure_3(source: Source) -> Artifact:
     ]
     text = f"{_counted(len(found), source)}. Nothing is drawn where J became infinite.{differences(source)}"
     size = (4.4 * len(widths), 1 + 3.8 * len(panels))
-    return drawn(rows, text, panels, size, columns, share_y="row", note=MOVED, **BELOW)
+    return drawn(rows, text, panels, size, columns, share_y="row", note=_one_seed(rows, "Lines:"), **BELOW)
 
 
 def figure_4(source: Source) -> Artifact:
     """Accuracy over the width, beside the accuracies that the paper prints."""
     rows, printed = tidy.accuracies(source, BY_WIDTH, "dataset"), _published(BY_WIDTH, "dataset")
-    axes = {"xlabel": "filters of each convolution", "ylabel": PERCENT, "xlim": (WIDTHS[0] / 1.3, WIDTHS[-1] * 1.3)}
-    panels = [
-        panels_by("dataset", over(own, "width"), CHANCE_LEVEL, ticks(WIDTHS), title=title, values=TITLES, **axes)
-        for own, title in (
-            (tidy.best_rates(rows, "dataset"), lambda name: OURS.format(TITLES[name])),
-            (printed, lambda name: PAPERS.format(TITLES[name])),
-        )
-    ]
+    axes = {"xlabel": "filters of each convolution", "ylabel": PERCENT}
+    panels = []
+    for own, title in (
+        (tidy.best_rates(rows, "dataset"), lambda name: OURS.format(TITLES[name])),
+        (printed, lambda name: PAPERS.format(TITLES[name])),
+    ):
+        widths = sorted({row["width"] for row in own}) or WIDTHS
+        marks = (over(own, "width"), CHANCE_LEVEL, ticks(widths))
+        axes["xlim"] = widths[0] / 1.3, widths[-1] * 1.3
+        panels.append(panels_by("dataset", *marks, title=title, values=TITLES, **axes))
     text = f"{_counted(len(rows), source)}. Left: here; right: Tables 6 and 7 of the paper, with its protocol."
-    by_dataset, layout = [*zip(*panels, strict=True)], {"share_y": "row", "note": MOVED, **BELOW}
-    return drawn(rows, text + differences(source), by_dataset, (10, 8), ("dataset", *COLUMNS), **layout)
+    note = f"Left and right have different axes. {_one_seed(rows, 'Here:')}"
+    by_dataset = [*zip(*panels, strict=True)]
+    return drawn(rows, text + differences(source), by_dataset, (10, 8), ("dataset", *COLUMNS), note=note, **BELOW)
 
 
 def figure_6(source: Source) -> Artifact:
@@ -155,12 +163,15 @@ def figure_6(source: Source) -> Artifact:
     widths, numbers = (sorted({cell.labels[name] for cell in source.cells}) for name in ("width", x))
     rows, printed = tidy.accuracies(source, TABLE_9, x), _published({each: TABLE_9[each] for each in numbers}, x)
     panels = [
-        panels_by("width", over(own, x), ticks(numbers), title=title, values=widths, xlabel="training images")
+        panels_by(
+            "width", over(own, x), CHANCE_LEVEL, ticks(numbers), title=title, values=widths, xlabel="training images"
+        )
         for own, title in ((rows, "width {}, here".format), (printed, "width {}, the paper".format))
     ]
     text = f"{_counted(len(rows), source)}. Above: here; below: Table 9 of the paper."
-    size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True, "note": MOVED}
-    return drawn(rows, text + differences(source), panels, size, COLUMNS_9, **layout, **BELOW)
+    size, layout = (3.7 * len(widths), 7.6), {"ylabels": [PERCENT] * 2, "share_y": True, **BELOW}
+    note = _one_seed(rows, "Here:")
+    return drawn(rows, text + differences(source), panels, size, COLUMNS_9, note=note, **layout)
 
 
 # ImageNet.
@@ -287,6 +298,17 @@ def _scores(x: Key, column: str, summary: draw.Summary, **changes: Any) -> Calla
     return lambda rows: lines(rows, x, column, "width", styles, summary)
 
 
+def _layer_means(column: str, **changes: Any) -> Callable[[Sequence[Row]], draw.Mark]:
+    """Returns a function of rows that returns a line per width over the epochs; bars are the range over seeds."""
+    draw_lines = _scores(_EPOCH_BY_WIDTH, column, draw.mean_and_range, **changes)
+    return lambda rows: draw_lines(
+        [
+            {**own[0], column: statistics.fmean(row[column] for row in own)}
+            for own in grouped(rows, "epoch", "width", "seed").values()
+        ]
+    )
+
+
 def _single_scores(x: Key) -> Callable[[Sequence[Row]], draw.Mark]:
     """Returns a function of rows that returns a dot for the score of each seed, in the shade of its width."""
     seeds = SCORED["kmnist"].seeds
@@ -297,25 +319,23 @@ def _single_scores(x: Key) -> Callable[[Sequence[Row]], draw.Mark]:
 
 _BY_WIDTH = draw.apart("layer", "width", [*WIDTH_STYLES], lambda place, number: place + 0.07 * number)
 
+_EPOCH_BY_WIDTH = draw.apart("epoch", "width", [*WIDTH_STYLES], lambda place, number: place + 0.05 * number)
+
 *_FIRST, _LAST = map(str, SCORED["kmnist"].seeds)
-_SEEDS = f"means over seeds {', '.join(_FIRST)} and {_LAST}, and a dot for each"
+_SEEDS = f"seeds {', '.join(_FIRST)} and {_LAST}"
 
 figure_1 = score_figure(
     "layer",
     tidy.final_scores,
-    f"Here: {_SEEDS}. The paper: one seed. Widths are moved apart a little.",
+    f"Here: means over {_SEEDS}, and a dot for each. The paper: one seed. Widths are moved apart a little.",
     (OURS, _single_scores(_BY_WIDTH), _scores(_BY_WIDTH, "score", _middle(statistics.fmean))),
     (PAPERS, _scores(_BY_WIDTH, "paper_score", draw.first)),
 )
 figure_8 = score_figure(
     "epoch",
     tidy.scores,
-    "Means over layers and seeds. Filled: scores; open: permuted weights.",
-    (
-        "{}",
-        _scores("epoch", "score", _middle(statistics.fmean)),
-        _scores("epoch", "permuted_score", _middle(statistics.fmean), filled=False),
-    ),
+    f"Means over layers and {_SEEDS}; bars: lowest and highest seed. Filled: scores; open: permuted weights.",
+    ("{}", _layer_means("score"), _layer_means("permuted_score", filled=False)),
 )
 
 # The Add task.
@@ -328,6 +348,11 @@ LOSS_STYLES = _styles(
 def _beside(row: Row) -> float:
     """Returns x of the mean of other seeds: the width, moved to the right by rule."""
     return row["width"] * 1.07 ** (1 + list(LOSS_STYLES).index(row["rule"]))
+
+
+def _left(row: Row) -> float:
+    """Returns x of the paper's loss: the width, moved to the left."""
+    return row["width"] / 1.1
 
 
 def figure_9(source: Source) -> Artifact:
@@ -343,16 +368,17 @@ def figure_9(source: Source) -> Artifact:
         panel(
             lines(published, "width", name, "rule", LOSS_STYLES),
             lines(others, _beside, name, "rule", _changed(LOSS_STYLES, line="", filled=False)),
-            lines(printed, "width", name, "rule", _changed(LOSS_STYLES, marker="x", line=""), markersize=7),
+            lines(printed, _left, name, "rule", _changed(LOSS_STYLES, marker="x", line=""), markersize=5),
             draw.level(chance, "the constant 0.5"),
             ticks(WIDTHS),
+            draw.plain_ticks(),
             title=name.replace("_", " "),
             xlabel="hidden units m",
-            yscale="log",
         )
         for name, chance in (("test_loss", CHANCE.test), ("train_loss", CHANCE.train))
     ]
-    note = "lines: seed 99; crosses: the paper; open, moved to the right: mean and standard deviation of seeds "
+    note = "lines: seed 99; crosses, moved to the left: the paper\n"
+    note += "open, moved to the right: mean and standard deviation of seeds "
     note += f"{runs.ADD_SEEDS[0]} to {runs.ADD_SEEDS[-1]}"
     layout = {"ylabels": ["lowest loss over the epochs"], "share_y": True, "note": note, **BELOW}
     text = "Lines: seed 99, test loss left, training loss right. Crosses: the paper. Bars: mean and standard deviation "
@@ -365,7 +391,7 @@ def figure_9(source: Source) -> Artifact:
 
 # Outputs and updates beside those of gradient descent.
 
-UPDATE_STYLES = _styles(normal=("o", "-", 0.0), align_ada=("s", "-", 0.2), align_zero=("^", "--", 0.5))
+UPDATE_STYLES = _styles(normal=("o", "-", 0.0), align_ada=("s", "--", 0.35), align_zero=("^", ":", 0.55))
 
 
 DOTS = f"Large: geometric means over seeds. Dots: single seeds. Lines: fits from {tidy.FITTED} units on."
@@ -431,7 +457,9 @@ def _distance_panel(rows: Sequence[Row], title: str, widths: Sequence[int]) -> P
     marks = []
     for (rule,), own in grouped(rows, "rule").items():
         style = UPDATE_STYLES[rule]
-        means = dataclasses.replace(style, label=f"{style.label}: exponent {_exponent_text(own)}", line="")
+        entry = dataclasses.replace(style, label=f"{style.label}: exponent {_exponent_text(own)}")
+        means = dataclasses.replace(style, label=None, line="")
+        marks.append(points([], [], entry, markersize=6))
         marks.append(lines(own, "width", "distance", None, means, _middle(statistics.geometric_mean), markersize=6))
         every = ([row[name] for row in own] for name in ("width", "distance"))
         marks.append(points(*every, Style(None, ".", "", 0.7), markersize=3))
@@ -441,8 +469,8 @@ def _distance_panel(rows: Sequence[Row], title: str, widths: Sequence[int]) -> P
             # The last digits of a fit differ among processors, and the picture would with them.
             ys = [float(f"{y:.6g}") for y in factor * xs**slopes.mean]
             marks.append(points(xs, ys, dataclasses.replace(style, label=None, marker="")))
-    axes = {"xlabel": "hidden units m", "yscale": "log", "xlim": (widths[0] / 1.3, widths[-1] * 1.3)}
-    return panel(*marks, ticks(widths), title=title, **axes)
+    axes = {"xlabel": "hidden units m", "xlim": (widths[0] / 1.3, widths[-1] * 1.3)}
+    return panel(*marks, ticks(widths), draw.plain_ticks(), title=title, **axes)
 
 
 def _exponent_text(rows: Sequence[Row]) -> str:
@@ -474,15 +502,25 @@ def figure_2(source: Source) -> Artifact:
     text = table([{"width": width} for width in arrays], ["width"], columns)
     text += f"\n\nThe second layer of a tanh network, its first {runs.SIZES['side']} units each way; "
     text += "the cosine is that of the whole layer. Shades are the same for all of a width."
-    note = "change of W(t): white most negative, grey 0, black most positive; one scale in each row"
-    return drawn(rows, text, panels, (8.4, 5.8), UPDATE_COLUMNS, ylabels=["unit of layer 1"] * 2, note=note)
+    note = f"tanh network, seed {seed}; one scale of shades in each row"
+    ylabels = [_units(1, width, arrays.get(width)) for width in found]
+    return drawn(rows, text, panels, (9.2, 6), UPDATE_COLUMNS, ylabels=ylabels, note=note)
+
+
+def _units(layer: int, width: int, arrays: Mapping[str, np.ndarray] | None) -> str:
+    """Returns the label of an axis with the units of a layer, of which the arrays may have only the first."""
+    shown = width if arrays is None else len(arrays["normal_update"])
+    return f"unit of layer {layer} ({f'first {shown} of' if shown < width else 'all'} {width:,})"
 
 
 def _update_panel(rule: str, width: int, arrays: Mapping[str, np.ndarray] | None) -> Panel:
     """Returns a panel of the update by one rule; its shades are the same for all rules."""
-    axes = {"xlabel": "unit of layer 2", "xticks": [], "yticks": []}
+    axes = {"xlabel": _units(2, width, arrays), "xticks": [], "yticks": []}
     title = f"{RULE_NAMES[rule]}, x{width}"
     if arrays is None:
         return panel(title=f"{title}: not yet run", **axes)
     largest = max(abs(arrays[f"{each}_update"]).max() for each in COMPARED_RULES)
-    return panel(draw.image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest), title=title, **axes)
+    marks = [draw.image(arrays[f"{rule}_update"], vmin=-largest, vmax=largest)]
+    if rule == [*COMPARED_RULES][-1]:
+        marks.append(draw.row_bar("change of W(t)", shrink=0.8))
+    return panel(*marks, title=title, **axes)
