@@ -128,6 +128,25 @@ def _group(name: str, choice: str, scores: Sequence[float]) -> Group:
     return Group(name, choice, spread.mean, spread.error if len(scores) > 1 else math.nan, len(scores))
 
 
+_PREFIXES = {
+    "optimization.forward.": "task loss J: ",
+    "optimization.backward.": "regulariser R: ",
+    "optimization.": "",
+    "alignment.": "",
+    "$": "",
+}
+"""Beginning of the name of a metaparameter -> words in figures."""
+
+
+def _readable(name: str) -> str:
+    """Returns the name of a metaparameter in words, such as `regulariser R: learning rate`."""
+    for prefix, words in _PREFIXES.items():
+        if name.startswith(prefix):
+            name = words + name.removeprefix(prefix)
+            break
+    return name.replace("_", " ").replace(".", ", ")
+
+
 def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> None:
     """Writes `output`.png, bars of the mean score with its standard error as in Figure S2, and `output`.csv."""
     rows = importance(space, trials)
@@ -136,10 +155,10 @@ def importance_figure(space: Space, trials: Sequence[Trial], output: str) -> Non
     axes = figure.add_subplot()
     ticks: list[tuple[float, str]] = []
     place = 0.0
-    for shade, block in zip(itertools.cycle(("0.45", "0.75")), blocks, strict=False):
+    for block in blocks:
         for index, row in enumerate(block):
-            axes.barh(place, 100 * row.mean, xerr=100 * row.sem, color=shade, edgecolor="black", height=0.8, capsize=2)
-            name = f"{row.name}:  " if index == 0 else ""
+            axes.barh(place, 100 * row.mean, xerr=100 * row.sem, color="0.75", edgecolor="black", height=0.8, capsize=2)
+            name = f"{_readable(row.name)}  =  " if index == 0 else ""
             ticks.append((place, f"{name}{row.choice} ({row.count})"))
             place += 1
         place += 1

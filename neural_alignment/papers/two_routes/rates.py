@@ -28,8 +28,8 @@ SETTINGS = {
 """Key path of a setting that a search draws -> its name in the table."""
 
 TICKS = {
-    "optimization.forward.learning_rate": (0.02, 0.1, 0.5),
-    "weight_decay": (1e-4, 1e-3, 1e-2),
+    "optimization.forward.learning_rate": (0.02, 0.1, 0.5, 1.0),
+    "weight_decay": (1e-4, 1e-3, 1e-2, 0.03),
     "optimization.backward.learning_rate": (1e-3, 1e-2, 0.1, 1.0),
 }
 """Key path of a setting -> ticks of its axis."""
@@ -54,6 +54,7 @@ def make(source: Source) -> Artifact | None:
     rows: list[Row] = []
     trials: list[Row] = []
     states: dict[str, str] = {}
+    ranges: dict[tuple[str, str], tuple[float, float]] = {}
     at_an_end: set[tuple[str, str]] = set()
     for rule in LAB_SEARCHED:
         found = search_in(f"{source.folder}/{rule}")
@@ -62,6 +63,7 @@ def make(source: Source) -> Artifact | None:
             continue
         plan, ended = found
         trials += _trial_rows(rule, ended)
+        ranges |= {(rule, name): tuple(kind.log_uniform) for name, kind in plan.checked_space.sampled.items()}
         if len(ended) < plan.trials or best_of(ended) is None:
             states[rule] = f"{len(ended)} of {plan.trials} trials"
         else:
@@ -70,7 +72,10 @@ def make(source: Source) -> Artifact | None:
             at_an_end |= {(rule, row["setting"]) for row in own if _is_at_an_end(plan, row)}
     write(Artifact(TRIAL_COLUMNS, trials, ""), f"{source.output}/rates_trials")
     text = "\n\n".join([_table(rows, states, at_an_end), REMARK])
-    panels = [[_panel(rule, setting, trials, rows) for setting in SETTINGS] for rule in LAB_SEARCHED]
+    panels = [
+        [_panel(rule, setting, trials, rows, ranges.get((rule, setting), ())) for setting in SETTINGS]
+        for rule in LAB_SEARCHED
+    ]
     labels = [f"{RULE_STYLES[rule].label}\nscore (%)" for rule in LAB_SEARCHED]
     size = (9, 1.7 * len(panels))
     return drawn(rows, text, panels, size, COLUMNS, ylabels=labels, legend="outside lower center")
@@ -142,8 +147,8 @@ def _table(rows: Sequence[Row], states: Mapping[str, str], at_an_end: Collection
     return table(lines, ["rule"], columns)
 
 
-def _panel(rule: str, setting: str, trials: Sequence[Row], rows: Sequence[Row]) -> Panel | None:
-    """Returns a panel of the scores of all trials against one setting, with the best trial filled."""
+def _panel(rule: str, setting: str, trials: Sequence[Row], rows: Sequence[Row], ends: Sequence[float]) -> Panel | None:
+    """Returns a panel of the scores of all trials against one setting, with its range and the best trial filled."""
     own = [row for row in chosen(trials, rule=rule) if setting in row and row["score"] is not None]
     if not own:
         return None
@@ -154,5 +159,6 @@ def _panel(rule: str, setting: str, trials: Sequence[Row], rows: Sequence[Row]) 
         for each, look in ((own, style), ([best], figures.Style("best trial of the rule", "o", "", 0.0)))
     ]
     name = SETTINGS[setting] + ("" if chosen(rows, rule=rule) else ", search not finished")
-    ends = TICKS[setting][0] / 1.5, 3.5 * TICKS[setting][-1]
-    return panel(*marks, figures.ticks(TICKS[setting]), xlabel=name, xlim=ends)
+    marks += [figures.upright(end, "end of the range of the search") for end in ends]
+    first, *_, last = TICKS[setting]
+    return panel(*marks, figures.ticks(TICKS[setting]), xlabel=name, xlim=(first / 1.5, 1.5 * last))
