@@ -559,6 +559,18 @@ def test_importance_is_mean_and_standard_error_by_choice_widest_first():
     assert [row.mean for row in rows[5:]] == pytest.approx([0.4, 0.6, 0.45])
 
 
+@pytest.mark.parametrize(("name", "words"), [
+    ("optimization.forward.learning_rate", "task loss J: learning rate"),
+    ("optimization.backward.learning_rate", "regulariser R: learning rate"),
+    ("optimization.delay_epochs", "delay epochs"),
+    ("alignment.input.feature_center", "input, feature center"),
+    ("$gamma", "gamma"),
+    ("weight_decay", "weight decay"),
+])  # fmt: skip
+def test_figures_name_metaparameters_in_words(name, words):
+    assert report._readable(name) == words
+
+
 def test_the_best_so_far_ignores_unfinished_trials():
     values = report.best_so_far([trial(1, None), trial(2, 0.3), trial(3, 0.2), trial(4, None), trial(5, 0.4)])
     assert [str(value) for value in values] == ["nan", "0.3", "0.3", "0.3", "0.4"]
