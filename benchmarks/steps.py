@@ -1,7 +1,8 @@
 """Memory, time of a step, file descriptors and threads over the steps of a long run, which must not grow.
 
 Each contender is a run of `training.run.train` in a separate process, with evaluations and checkpoints. Plain Keras is
-a `fit` of the same network with the same data. The values are read at each evaluation.
+a `fit` of the same network with the same data. The values are read at each evaluation. All contenders run once in each
+round, because the speed of a machine changes within the time of a run.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ WEIGHTS = {
 """Options of the rules that require some."""
 RULES = (PLAIN, BASELINE, "symmetric", "weight_mirror", "brsf", "align_ada")
 TRAINED_B = ("symmetric", "weight_mirror")
-FULL = {rule: {"epochs": 116, "every_epochs": 4} for rule in RULES}
-SMALL = {name: {"epochs": 4, "every_epochs": 1} for name in (PLAIN, "symmetric")}
+FULL = {rule: {"epochs": 116, "every_epochs": 4, "rounds": 3} for rule in RULES}
+SMALL = {name: {"epochs": 4, "every_epochs": 1, "rounds": 1} for name in (PLAIN, "symmetric")}
 SLOWER = 1.10
-"""Limit on the time of a step in the last third of the run, relative to the second third."""
+"""Limit on the time of a step in the last third of the run, relative to the second third; median over rounds."""
 MORE_MEMORY = 1.02
 """Limit on the resident size at the end of the run, relative to a third of the run."""
 MIB = 2**20
 
 
 def cases(sizes: dict[str, Any]) -> dict[str, int]:
-    """Returns one round for each case: a whole run."""
-    return dict.fromkeys(sizes, 1)
+    """Returns the number of rounds of each case, each a whole run."""
+    return {rule: size["rounds"] for rule, size in sizes.items()}
 
 
 def measure(samples: Samples, sizes: dict[str, Any]) -> None:
@@ -60,8 +61,9 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     """
     if not Path("/proc/self/fd").exists():
         raise UnavailableError("memory and files are read from /proc/self, which this system does not have; use Linux")
-    missing = [rule for rule in sizes if not samples.rounds(rule)]
-    with progress("runs", len(sizes), len(sizes) - len(missing)) as bar:
+    every = [(number, rule) for rule, size in sizes.items() for number in range(size["rounds"])]
+    missing = [rule for number, rule in sorted(every, key=lambda each: each[0]) if number >= samples.rounds(rule)]
+    with progress("runs", len(every), len(every) - len(missing)) as bar:
         for rule in missing:
             command = [sys.executable, "-m", "benchmarks.steps", rule, json.dumps(sizes[rule])]
             stderr = None if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3" else subprocess.DEVNULL
@@ -171,30 +173,41 @@ def fit(size: dict[str, Any]) -> dict[str, dict[str, float]]:
 def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     """Returns a table with the values after a third of each run and at its end."""
     rows, checks = [], []
-    for rule in sizes:
+    for rule in filter(samples.rounds, sizes):
         steps = sorted(samples.contenders(rule), key=int)
         second, last = steps[len(steps) // 3 : len(steps) * 2 // 3], steps[len(steps) * 2 // 3 :]
 
-        def values(quantity: str, chosen: list[str], rule: str = rule) -> list[float]:
-            return [samples.values(rule, step, quantity)[0] for step in chosen]
+        def thirds(number: int, rule: str = rule, parts: tuple = (second, last)) -> list[float]:
+            """Returns the median time of a step in the last two thirds of the run of a round."""
+            return [middle([samples.values(rule, step, "seconds")[number] for step in part])[0] for part in parts]
 
-        times = [middle(values("seconds", part))[0] for part in (second, last)]
-        memory = [values("bytes", [part[edge]])[0] / MIB for part, edge in ((second, 0), (last, -1))]
-        row = [rule, int(steps[-1]), *(1000 * each for each in times), times[1] / times[0], *memory]
+        def edges(quantity: str, rule: str = rule, ends: tuple = (second[0], last[-1])) -> list[float]:
+            """Returns the largest value of all rounds after a third of the run and at its end."""
+            return [max(samples.values(rule, step, quantity)) for step in ends]
+
+        times = [thirds(number) for number in range(samples.rounds(rule))]
+        ratio, low, high = middle([late / earlier for earlier, late in times])
+        memory = [each / MIB for each in edges("bytes")]
+        row = [rule, int(steps[-1]), *(1000 * middle(each)[0] for each in zip(*times, strict=True)), ratio]
+        row += [f"{low:.2f} to {high:.2f}", *memory]
         own = [
-            Check(f"time of a step late in a long run over earlier, {rule}", times[1] / times[0], SLOWER),
+            Check(f"time of a step late in a long run over earlier, {rule}", ratio, SLOWER),
             Check(f"resident size late in a long run over earlier, {rule}", memory[1] / memory[0], MORE_MEMORY),
         ]
         for quantity in ("file descriptors", "threads"):
-            first, end = (values(quantity, [part[edge]])[0] for part, edge in ((second, 0), (last, -1)))
+            first, end = edges(quantity)
             row.append(f"{first:.0f} and {end:.0f}")
             own.append(Check(f"additional {quantity} late in a long run, {rule}", end - first, 0.0))
         rows.append(row)
         checks += [] if rule == PLAIN else own
-    rows.append(["limit", None, None, None, SLOWER, None, f"{MORE_MEMORY - 1:.0%} more", "none more", "none more"])
-    header = ["rule", "steps", "ms per step, second third", "last third", "ratio", "MiB after a third", "at the end"]
+    rows.append(
+        ["limit", None, None, None, SLOWER, None, None, f"{MORE_MEMORY - 1:.0%} more", "none more", "none more"]
+    )
+    header = ["rule", "steps", "ms per step, second third", "last third", "ratio", "quartiles"]
+    header += ["MiB after a third", "at the end"]
     intro = (
-        f"Runs of `{CONFIG.relative_to(ROOT)}` with other rules, one process each, with evaluations and checkpoints; "
+        f"Runs of `{CONFIG.relative_to(ROOT)}` with other rules, one process each, with evaluations and checkpoints, "
+        "in rounds in which every contender runs once; times are medians over rounds, the other values the largest; "
         "plain Keras is a `fit` of the same network with evaluations only. "
         "The steps of the first third are left out, because caches fill then. Limits: a step takes at most "
         f"{SLOWER:.2f} times as long in the last third as in the second, the resident size grows by at most "
@@ -203,7 +216,7 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     return Report(intro + table([*header, "file descriptors", "threads"], rows), checks)
 
 
-BENCHMARK = Benchmark("steps", "Long runs", 5, FULL, SMALL, measure, report, cases)
+BENCHMARK = Benchmark("steps", "Long runs", 13, FULL, SMALL, measure, report, cases)
 
 if __name__ == "__main__":
     name, chosen = sys.argv[1], json.loads(sys.argv[2])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -509,6 +510,33 @@ def test_a_long_run_may_not_grow(results, growing):
     samples.add(steps.PLAIN, measured)
     held = [check.held for check in steps.report(samples, steps.SMALL).checks]
     assert held.count(False) == (growing is not None)
+
+
+def test_the_ratio_of_a_long_run_is_the_median_over_rounds(results):
+    samples = common.Samples(results, "steps", common.facts(steps.SMALL))
+    for slower in (1.3, 1.0, 1.05):
+        values = {"CPU seconds": 1.0, "bytes": 2.0**20, "threads": 10, "file descriptors": 20}
+        run = {str(step): {**values, "seconds": slower if step > 6 else 1.0} for step in range(1, 10)}
+        samples.add("symmetric", run)
+    report = steps.report(samples, steps.SMALL)
+    assert [check.held for check in report.checks] == [True] * 4
+    assert "| symmetric | 9 | 1000.00 | 1050.00 | 1.05 | 1.02 to 1.18 |" in report.text
+
+
+def test_long_runs_are_measured_in_rounds(results, monkeypatch):
+    order = []
+
+    def ended(command, **options):
+        order.append(command[3])
+        values = {"seconds": 1.0, "bytes": 1, "threads": 1, "file descriptors": 1}
+        return SimpleNamespace(stdout=json.dumps({"100": values}))
+
+    monkeypatch.setattr(steps.subprocess, "run", ended)
+    sizes = {name: {"epochs": 1, "every_epochs": 1, "rounds": 2} for name in ("a", "b")}
+    samples = common.Samples(results, "steps", common.facts(sizes))
+    samples.add("a", {"100": {"seconds": 1.0}})
+    steps.measure(samples, sizes)
+    assert order == ["b", "a", "b"]
 
 
 @pytest.mark.exhaustive
