@@ -40,8 +40,8 @@ def write_whole(path: str, content: str | bytes, shared: bool = False) -> None:
     Args:
         path: the file.
         content: its new content.
-        shared: whether several processes may write the file at the same time. Each of them then writes a partial file
-            of its own, and the content of the last one stays.
+        shared: whether several processes may write the file at the same time. Each of them then writes a separate
+            partial file, and the file has the content of the process that finishes last.
 
     Raises:
         tf.errors.OpError: if the file system refuses; no partial file remains.
