@@ -31,7 +31,7 @@ OFTEN = (
 )
 
 NOT_RUN = ("table_longer", "figure_longer", "table_8_wider")
-"""Files of experiments of which no network has been trained yet."""
+"""Files of experiments of which no network has been trained yet. The tables are committed, empty figures are not."""
 
 
 def source_of(item, output):
@@ -48,6 +48,9 @@ def test_the_commands_change_no_file(name, tmp_path):
     item = next(item for item in ITEMS if f"{item.kind} {item.name}" == name)
     product = item.make(source_of(item, str(tmp_path)))
     assert (product.rows == []) == (item.file in NOT_RUN)
+    if item.kind == "figure" and item.file in NOT_RUN:
+        assert not list((RESULTS / item.paper).glob(f"{item.file}.*"))
+        return
     [pinned] = re.findall(r"^matplotlib==(\S+) ; python_full_version >= ", (ROOT / "constraints.txt").read_text(), re.M)
     for made in write(product, str(tmp_path / item.file)):
         made = tmp_path / made
