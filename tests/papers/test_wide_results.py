@@ -136,7 +136,9 @@ def test_the_whole_set_is_computed_within_170_minutes():
 
 def test_what_is_committed_is_small_and_whole():
     for item in wide_networks.ITEMS:
-        path = path_of(f"{item.file}.csv")
+        path = RESULTS / f"{item.file}.csv"
+        if item.kind == "figure" and item.apart and not path.exists():
+            continue  # No network has been trained yet.
         assert path.stat().st_size < 300_000, path.name
         assert path.with_suffix(".md").exists(), path.name
         assert path.with_suffix(".png").exists() == (item.kind == "figure"), path.name
