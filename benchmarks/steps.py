@@ -61,8 +61,9 @@ def measure(samples: Samples, sizes: dict[str, Any]) -> None:
     """
     if not Path("/proc/self/fd").exists():
         raise UnavailableError("memory and files are read from /proc/self, which this system does not have; use Linux")
-    every = [(number, rule) for rule, size in sizes.items() for number in range(size["rounds"])]
-    missing = [rule for number, rule in sorted(every, key=lambda each: each[0]) if number >= samples.rounds(rule)]
+    rounds = cases(sizes)
+    every = [(number, rule) for number in range(max(rounds.values())) for rule in sizes if number < rounds[rule]]
+    missing = [rule for number, rule in every if number >= samples.rounds(rule)]
     with progress("runs", len(every), len(every) - len(missing)) as bar:
         for rule in missing:
             command = [sys.executable, "-m", "benchmarks.steps", rule, json.dumps(sizes[rule])]

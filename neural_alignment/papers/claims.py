@@ -121,11 +121,6 @@ class Threshold(NamedTuple):
     distance: Callable[[Spread], float] = _student
     least: int = LEAST
 
-    def holds(self, found: Spread) -> bool:
-        """Returns whether the whole interval lies in the range."""
-        distance = self.distance(found)
-        return self.low < found.mean - distance and found.mean + distance < self.high
-
     def judge(self, found: Spread) -> bool | None:
         """Returns whether the condition is met; `None` if the values do not tell, or are too few.
 
@@ -136,8 +131,10 @@ class Threshold(NamedTuple):
         if len(found.known) < len(found.values):
             return False
         distance = self.distance(found)
-        outside = found.mean + distance <= self.low or found.mean - distance >= self.high
-        return True if self.holds(found) else False if outside else None
+        begin, end = found.mean - distance, found.mean + distance
+        if self.low < begin and end < self.high:
+            return True
+        return False if end <= self.low or begin >= self.high else None
 
 
 def above(limit: float = 0.0, single: float | None = None) -> Threshold:

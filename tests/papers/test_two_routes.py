@@ -24,7 +24,7 @@ from neural_alignment.jobs.engines.in_process import InProcess
 from neural_alignment.jobs.plans import SECONDS
 from neural_alignment.optimization.schedules import Clock
 from neural_alignment.papers import commands, two_routes
-from neural_alignment.papers.claims import reach
+from neural_alignment.papers.claims import reach, welch
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import angles, claims, figures, tables
 from neural_alignment.papers.two_routes import runs as experiments
@@ -584,13 +584,13 @@ def test_a_verdict_follows_from_the_whole_interval(claim, difference, distance, 
 
 def test_the_interval_of_a_difference_is_that_of_welchs_test():
     ours, others = [42.0, 43.1, 41.7, 42.4], [38.0, 45.0, 41.0]
-    error, freedom = claims.welch([Spread(ours), Spread(others)])
+    error, freedom = welch([Spread(ours), Spread(others)])
     interval = scipy.stats.ttest_ind(ours, others, equal_var=False).confidence_interval(0.95)
     low, high = (np.mean(ours) - np.mean(others) + sign * reach(error, freedom) for sign in (-1, 1))
     assert (low, high) == pytest.approx((interval.low, interval.high))
     # Two standard errors, or the degrees of freedom of equal variances, would give a narrower one.
     assert high - low > 2 * reach(error, len(ours) + len(others) - 2) > 4 * error
-    assert claims.welch([Spread([10.0] * 3)] * 2)[0] == 0
+    assert welch([Spread([10.0] * 3)] * 2)[0] == 0
 
 
 def write_noise(runs, numbers):

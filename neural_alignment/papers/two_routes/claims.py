@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from neural_alignment.papers import tables
-from neural_alignment.papers.claims import LEAST, NOT_YET, TOO_FEW, UNDECIDED, reach, welch
+from neural_alignment.papers.claims import LEAST, NOT_YET, TOO_FEW, UNDECIDED, Unpaired, reach
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes.runs import MODELS, PRINTED
 from neural_alignment.papers.two_routes.tables import percent, run_rows
@@ -129,18 +129,16 @@ def _compared(claim: Claim, groups: Mapping[tuple, Accuracies]) -> Iterator[Row]
 
 def _row(claim: Claim, model: str, variance: float, groups: Sequence[Accuracies]) -> Row:
     """Judges a claim on one network; `groups` are both rules, and if it is about noise both without noise."""
-    parts = [group.top1 for group in groups]
-    means, drops = [part.mean for part in parts], [math.nan, math.nan]
-    difference = means[0] - means[1]
-    if claim.noisy:
-        drops = [means[2] - means[0], means[3] - means[1]]
-        difference = drops[1] - drops[0]
-    seeds = min(len(part.known) for part in parts)
-    error, freedom = welch(parts) if seeds > 1 else (math.nan, math.nan)
+    ours, others, *still = parts = [group.top1 for group in groups]
+    drops = [before.mean - after.mean for before, after in zip(still, (ours, others), strict=False)]
+    drops = drops or [math.nan, math.nan]
+    found = Unpaired.of([ours, *still[1:]], [others, *still[:1]])
+    seeds, difference = min(len(part.known) for part in parts), found.mean
+    error, freedom = (found.error, found.freedom) if seeds > 1 else (math.nan, math.nan)
     rules = (claim.rule, claim.other)
-    ours, others = (PRINTED.get((model, rule), {}).get("top1", math.nan) for rule in rules)
+    printed = [PRINTED.get((model, rule), {}).get("top1", math.nan) for rule in rules]
     values = (claim.text, model, variance, *rules, groups[0].text, groups[1].text, *drops, difference, error, freedom)
-    paper = math.nan if variance else ours - others
+    paper = math.nan if variance else printed[0] - printed[1]
     said = verdict(claim, difference, reach(error, freedom)) if seeds >= LEAST else TOO_FEW if seeds else NOT_YET
     return dict(zip(COLUMNS, (*values, claim.margin, seeds, paper, said), strict=True))
 

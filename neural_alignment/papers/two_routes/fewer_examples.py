@@ -46,7 +46,6 @@ def _cell(rule: str, fraction: float) -> Cell:
 def make(source: Source) -> Artifact:
     """Top-1 accuracy and angles with R from a part of the batch, and the cost relative to the whole batch."""
     rows = [_row(cell, outcome) for cell, outcomes in source.outcomes() for outcome in outcomes]
-    rows = [row for row in rows if row["seed"] in FEW]  # Tables 3 and 4 have more seeds with the whole batch.
     lines = []
     for cell in source.cells:
         rule, fraction = cell.labels["rule"], cell.labels["examples"]

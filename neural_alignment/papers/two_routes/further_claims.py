@@ -10,13 +10,13 @@ from neural_alignment.papers.claims import ByCase, NotYetRunError, ResultFiles, 
 from neural_alignment.papers.claims import PaperClaim as Claim
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.tables import Key
-from neural_alignment.papers.two_routes.angles import ALIGNED, EARLY
+from neural_alignment.papers.two_routes.angles import ALIGNED, EARLY, HALF
 from neural_alignment.papers.two_routes.claims import FAR
 from neural_alignment.papers.two_routes.runs import MODELS
 from neural_alignment.reporting import Artifact, Row, Spread
 
-COLLAPSED = -0.3
-"""log10 of |B| / |W| below which B counts as collapsed: `HALF`, rounded."""
+COLLAPSED = round(math.log10(HALF), 1)
+"""log10 of |B| / |W| below which B counts as collapsed."""
 
 FIRST, LAST = "stem", "dense"
 """Layers of ResNet-18 at the input and at the output."""
