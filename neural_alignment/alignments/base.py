@@ -432,6 +432,11 @@ class Alignment(Options):
         """
 
     @property
+    def reads_batch(self) -> bool:
+        """Whether R_l depends on the examples of the batch. Otherwise it may be computed after the gradient of J."""
+        return self.reads_signals
+
+    @property
     def trains_forward(self) -> bool:
         """Whether R trains W as well as B."""
         return False
@@ -578,6 +583,11 @@ class SignalAlignment(TrainedAlignment):
             requirement = "must be left out without `relu: true` in `forward_output` or `backward_output`"
             raise ArgumentError("activation", requirement, self.activation, "forward_output: {relu: true}")
         return self
+
+    @property
+    def reads_batch(self) -> bool:
+        """Whether R reads the layer's inputs, and not noise in their place. See `Alignment.reads_batch`."""
+        return self.input.noise is None
 
     @property
     def uses_step(self) -> bool:

@@ -59,8 +59,8 @@ class ForwardPass:
             the function to call in its place.
         product: called with the linear map, the inputs and W of each layer without a backward kernel; returns W^T x.
         deferred: None, or a list in which R_l is postponed until after the backward pass of J. Otherwise the gradients
-            of R, which are as large as the kernels, would occupy memory during that pass. Each layer whose rule reads
-            only kernels adds its R_l.
+            of R, which are as large as the kernels, and noise, which is as large as the inputs of a layer, would occupy
+            memory during that pass. Each layer whose rule does not read the batch adds its R_l.
         separate: None, or a function that is called with a layer whose W is trained by R, and with W. It returns a
             copy of W for R, so that the caller can separate the gradients of R and J. With None the gradient to W is
             the sum of both.

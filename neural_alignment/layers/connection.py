@@ -345,7 +345,7 @@ class KernelValues:
         if bias is not None and bias.dtype in HALF:
             stored = _in_float32(bias, connection.bias)
             bias = stored if connection.bias_row is None else stored[connection.bias_row]
-        deferred = state.deferred is not None and not rule.reads_signals
+        deferred = state.deferred is not None and not rule.reads_batch
         if rule.trains_forward and state.separate is not None and not deferred:
             kernel = state.separate(connection, kernel)
 

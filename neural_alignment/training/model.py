@@ -603,10 +603,15 @@ class AlignedModel(InterceptedModel):
             for each in connections(self):
                 if each.name in state.losses:
                     each.check_gradient(gradients.of(each.stored_backward_kernel))
-        before = gradients.present()
+        of_j = last = gradients.present()
         for term in state.deferred:
-            value, before = self._add_deferred(gradients, term, before)
-            state.add(term.connection.name, value)
+            connection, before = term.connection, last
+            if connection.alignment.reads_signals:
+                # Its noise takes the place of the activations of J, which are freed from the last layer to the first.
+                own = gradients.of(connection.kernel)
+                before = of_j if own is None else [own]
+            value, last = self._add_deferred(gradients, term, before)
+            state.add(connection.name, value)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         loss = _over_examples(tf.reduce_mean, loss) * replicas()
         return gradients.values, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
@@ -635,15 +640,15 @@ class AlignedModel(InterceptedModel):
     def _add_deferred(
         self, gradients: Gradients, term: DeferredTerm, before: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Computes R_l of a rule that reads only kernels, and adds its gradients.
+        """Computes R_l of a rule that does not read the batch, and adds its gradients.
 
         Args:
             gradients: the gradients to add to.
             term: R_l.
-            before: tensors that are computed first, so that memory holds the gradients of one R_l only.
+            before: tensors that are computed first, because memory must not hold both.
 
         Returns:
-            R_l, and the tensors that the next R_l must wait for.
+            R_l, and the tensors that the next R_l may have to wait for.
         """
         with tf.control_dependencies(before), tf.GradientTape() as tape:
             tape.watch(term.kernels)

@@ -17,7 +17,7 @@ from helpers import RULE_CONFIGS, TABLE_5, exhaustive_unless
 from tensorflow.python.eager import context  # What gives the optimised graph has no public name.
 
 from neural_alignment import layers
-from neural_alignment.alignments import from_config
+from neural_alignment.alignments import SignalAlignment, from_config
 from neural_alignment.config import Runtime
 from neural_alignment.training import AlignedModel, distribution
 from optimizers import Adam, Momentum, MultiOptimizer
@@ -63,12 +63,17 @@ def optimised_graphs(rule, replicas, plain=False):
     return [graphs.post_optimization_graph for graphs in metadata.function_graphs]
 
 
+def inputs_of(node):
+    """Returns the names of the operations that an operation waits for."""
+    return [each.lstrip("^").partition(":")[0] for each in node.input]
+
+
 def unordered(graph):
     """Returns the pairs (update, read or update) of one variable between which no path leads, and how many it saw."""
     nodes = {node.name: node for node in graph.node}
 
     def inputs(name):
-        return [each.lstrip("^").partition(":")[0] for each in nodes[name].input]
+        return inputs_of(nodes[name])
 
     numbers = {name: number for number, name in enumerate(nodes)}
     ancestors = {}  # Of each node, as a set of bits.
@@ -107,6 +112,28 @@ def unordered(graph):
     return pairs, sum(map(len, uses.values()))
 
 
+def noise_after_j(graphs):
+    """Returns, for each operation that draws noise, whether it waits for the backward pass of J."""
+    found = []
+    for graph in graphs:
+        nodes = {node.name: node for node in graph.node}
+        for start in (node for node in graph.node if node.op.startswith("StatelessRandomUniform")):
+            waiting, before = [start.name], set()
+            while waiting:
+                names = nodes.keys() & inputs_of(nodes[waiting.pop()])
+                waiting += names - before
+                before |= names
+            found.append(any("CrossEntropy" in nodes[name].op for name in before))
+    return found
+
+
+@pytest.mark.parametrize("name", ["WM", "IA"])
+def test_noise_is_drawn_when_the_backward_pass_of_j_has_freed_memory(name, monkeypatch):
+    assert noise_after_j(optimised_graphs(rule_of(name), 1)) == [True, True]
+    monkeypatch.setattr(SignalAlignment, "reads_batch", True)
+    assert noise_after_j(optimised_graphs(rule_of(name), 1)) == [False, False]
+
+
 def rule_of(name):
     """Returns a rule with a seed where it draws noise."""
     return from_config({**RULES[name], **({"seed": 4} if "input" in RULES[name] else {})})
@@ -127,7 +154,6 @@ def test_no_variable_is_moved_while_it_is_read(name, replicas):
     assert [pair for pairs, _ in found for pair in pairs] == []
 
 
-@pytest.mark.exhaustive
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "replicas"), [("WM", 2), ("kolen_pollack", 1)])
 def test_nor_in_a_plain_keras_model(name, replicas):
