@@ -28,7 +28,7 @@ SEEDS_BY_RULE = {
     "sign_symmetry": (0,),
     "feedback": (0,),
 }
-"""Name of a file in configs/cifar10/full -> its seeds, in the order of the table and of the queue: long runs first."""
+"""Name of a file in configs/cifar10/full -> its seeds, in the order of the table."""
 
 LOOKS = {
     rule: replace(RULE_STYLES[rule], label=RULE_STYLES[rule].label.removesuffix(", TPE")) for rule in SEEDS_BY_RULE
@@ -53,18 +53,19 @@ REMARK = (
 
 
 def cells() -> list[Cell]:
-    """Returns the runs of each rule."""
-    return [
-        Cell(f"cifar10/full/{rule}.yaml", rule, {"rule": rule}, seeds=seeds) for rule, seeds in SEEDS_BY_RULE.items()
-    ]
+    """Returns the runs in the order of training: first one seed of each rule, so that all rules are soon compared."""
+    first = [(rule, seeds[:1]) for rule, seeds in SEEDS_BY_RULE.items()]
+    others = [(rule, seeds[1:]) for rule, seeds in SEEDS_BY_RULE.items() if seeds[1:]]
+    return [Cell(f"cifar10/full/{rule}.yaml", rule, {"rule": rule}, seeds=seeds) for rule, seeds in [*first, *others]]
 
 
 def make(source: Source) -> Artifact:
     """Table of the results, and a figure of the accuracy and of the angles over training."""
-    outcomes = source.outcomes()
-    rows = [_row(cell.labels["rule"], each) for cell, found in outcomes for each in found]
-    course = [row for cell, found in outcomes for each in found for row in _course(cell.labels["rule"], each)]
-    parts = [_line(cell, chosen(rows, **cell.labels)) for cell in source.cells]
+    runs = [(cell.labels["rule"], outcome) for cell, found in source.outcomes() for outcome in found]
+    runs.sort(key=lambda run: list(SEEDS_BY_RULE).index(run[0]))
+    rows = [_row(*run) for run in runs]
+    course = [row for run in runs for row in _course(*run)]
+    parts = [_line(rule, chosen(rows, rule=rule)) for rule in SEEDS_BY_RULE]
     text = table(parts, ["rule"], {name: name for name in parts[0]})
     panels = [[_accuracy(rows), *(_over_training(course, *each) for each in _CURVES)]]
     return drawn(rows, f"{text}\n\n{REMARK}", panels, (13, 4), COLUMNS, legend="outside lower center")
@@ -98,14 +99,15 @@ def _course(rule: str, outcome: Outcome) -> Iterator[Row]:
         yield {"rule": rule, "epoch": row["epoch"], "top1": 100 * top1, **measures}
 
 
-def _line(cell: Cell, rows: Sequence[Row]) -> Row:
+def _line(rule: str, rows: Sequence[Row]) -> Row:
     """Returns a line of the table."""
-    notes = [f"{len(rows)} of {len(cell.seeds)} seeds"] if 0 < len(rows) < len(cell.seeds) else []
+    seeds = len(SEEDS_BY_RULE[rule])
+    notes = [f"{len(rows)} of {seeds} seeds"] if 0 < len(rows) < seeds else []
     notes += [f"{diverged} diverged, counted as chance"] if (diverged := sum(row["diverged"] for row in rows)) else []
     few = f" ({', '.join(notes)})" if notes else ""
     return {
-        "rule": LOOKS[cell.labels["rule"]].label,
-        "seeds": len(cell.seeds),
+        "rule": LOOKS[rule].label,
+        "seeds": seeds,
         "epochs": rows[0]["epochs"] if rows else "",
         "test top-1 (%)": f"{spread(rows, 'test_top1', 100)}{few}" if rows else "not yet run",
         "test top-5 (%)": f"{spread(rows, 'test_top5', 100)}" if rows else "",

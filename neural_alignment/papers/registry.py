@@ -38,7 +38,7 @@ class Source:
     recordings: str | None = None
     images: str | None = None
     say: Callable[[str], None] = lambda line: None
-    _outcomes: dict[str, list[Outcome]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _outcomes: dict[tuple, list[Outcome]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def read(self, kind: type = object, **labels: Any) -> list[tuple[Any, list]]:
         """Returns the cells of a kind that have some labels, each with its finished runs or computed pieces.
@@ -53,9 +53,9 @@ class Source:
         """Returns the runs of each cell that have ended, which are read only once; errors as of `read`."""
         cells = [cell for cell in self.cells if isinstance(cell, Cell)]
         for cell in cells:
-            if cell.name not in self._outcomes:
-                self._outcomes[cell.name] = cell.read(self.folder, self.configs)
-        return [(cell, self._outcomes[cell.name]) for cell in cells]
+            if (cell.name, cell.seeds) not in self._outcomes:
+                self._outcomes[cell.name, cell.seeds] = cell.read(self.folder, self.configs)
+        return [(cell, self._outcomes[cell.name, cell.seeds]) for cell in cells]
 
     def results(self, **labels: Any) -> list[tuple[Mapping[str, Any], list[Result]]]:
         """Returns the labels and results of each set of pieces with some labels; errors as of `read`."""

@@ -28,6 +28,12 @@ def test_every_rule_has_a_file_and_seed_0_and_two_have_three_seeds():
     assert {rule for rule, seeds in cifar10.SEEDS_BY_RULE.items() if len(seeds) == 3} == {"backprop", "symmetric"}
 
 
+def test_the_first_runs_are_one_of_each_rule():
+    runs = [run.name for cell in ITEM.cells["lab"] for run in cell.runs()]
+    assert runs[: len(cifar10.SEEDS_BY_RULE)] == [f"{rule}/seed0" for rule in cifar10.SEEDS_BY_RULE]
+    assert sorted(runs) == sorted(f"{rule}/seed{n}" for rule, seeds in cifar10.SEEDS_BY_RULE.items() for n in seeds)
+
+
 @pytest.mark.parametrize("rule", cifar10.SEEDS_BY_RULE)
 def test_rules_differ_only_in_what_the_lab_has_and_train_on_all_images(rule):
     own, plain = load(rule), load("backprop")
