@@ -60,7 +60,7 @@ ALLOWANCE = 0.05
 NORMAL_NOISE = 0.08
 """As `ALLOWANCE`, for rules that draw normal noise for each input. The floor counts no random numbers, whose bits take
 4 ns each."""
-REDRAWING = 0.20
+REDRAWING = 0.10
 """As `ALLOWANCE`, for the rule that draws a magnitude for each weight from the initial ones. Random bits and a read
 from a table in the cache take about 13 ns of processor time for each."""
 
