@@ -1,12 +1,14 @@
 """Claims that are judged by result files, and their tables in pages."""
 
 import ast
+import csv
 import itertools
 import math
 from pathlib import Path
 
 import pytest
 import scipy.stats
+from lab import ROOT
 
 from neural_alignment.papers import claims, commands, pages
 from neural_alignment.papers.claims import (
@@ -173,6 +175,12 @@ def test_a_claim_without_its_files_or_rows_is_not_yet_run(folder):
     product = claims.judge(missing, folder)
     assert [row["verdict"] for row in product.rows] == [claims.NOT_YET] * 2
     assert product.text.endswith("| 1 | b | figure | - | turn | - | above 0 | not yet run |")
+
+
+@pytest.mark.parametrize("paper", ["fa_mechanism", "two_routes"])
+def test_every_claim_is_judged_where_all_figures_are_made(paper):
+    rows = csv.DictReader((ROOT / "results" / paper / "table_claims.csv").read_text().splitlines())
+    assert [row["claim"] for row in rows if row["verdict"] == claims.NOT_YET] == []
 
 
 def test_a_claim_with_too_few_seeds_is_not_called_not_yet_run(folder):

@@ -279,9 +279,15 @@ def direct_turn(measure: str, layers: Iterable[int] = HIDDEN) -> Find:
 
 
 def direct_part(part_: str) -> Find:
-    """Returns how far a part of the direct alignment terms points towards Q^T, at the last iteration."""
+    """Returns how far a part of the direct alignment terms points towards Q^T, at the last iteration.
 
-    def angles(files: ResultFiles, layer: int) -> Seeds:
-        return ends(files.rows("figure_S17", measure="angle", part=part_, layer=layer), "iteration")[1]
+    A layer in which the part is 0, so that it has no angle, is left out.
+    """
 
-    return lambda files: by_layer(lambda layer: aligned(angles(files, layer)), HIDDEN[:-1])
+    def find(files: ResultFiles) -> Cases:
+        rows = files.rows("figure_S17", measure="angle", part=part_)
+        by_own_layer = {layer: [row for row in rows if row["layer"] == layer] for layer in HIDDEN[:-1]}
+        present = [layer for layer, own_rows in by_own_layer.items() if own_rows]
+        return by_layer(lambda layer: aligned(ends(by_own_layer[layer], "iteration")[1]), present)
+
+    return find
