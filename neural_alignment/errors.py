@@ -114,6 +114,10 @@ class Unavailable(InputError):  # noqa: N818 - a fact about the environment
     """
 
 
+class TPUUnavailable(Unavailable):
+    """A TPU cannot be reached."""
+
+
 class DataError(InputError):
     """The data, or an option of their source, are wrong."""
 

@@ -212,7 +212,7 @@ def _load(index_file: str) -> dict[str, FileIndex]:
         if int(arrays["format"]) != FORMAT:
             raise ValueError("it has another format")
         return _checked(*(arrays[name] for name in _ARRAYS[1:]))
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         logger.warning("The index file %s cannot be used and will be rewritten: %s", index_file, first_line(error))
         return {}
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from neural_alignment.errors import Diverged, InputError, RunError, Stopped, Unavailable, one_line
+from neural_alignment.errors import Diverged, InputError, RunError, Stopped, TPUUnavailable, Unavailable, one_line
 from neural_alignment.losses import ACCURACY
 from neural_alignment.training.graphs import clear_session
 from neural_alignment.training.run_directory import RunDirectory
@@ -26,12 +26,14 @@ class Ending:
             and for a task without accuracy.
         reason: why the job did not finish, in one line; None if it finished.
         requeues: how often the job was interrupted and started again by a cluster.
+        tpu_lost: whether its TPU could not be reached, so that no other job can use it either.
     """
 
     state: str
     top1: float | None = None
     reason: str | None = None
     requeues: int = 0
+    tpu_lost: bool = False
 
     @property
     def requeued(self) -> str:
@@ -53,7 +55,7 @@ def ending_of(work: Callable[[], Ending]) -> Ending:
     except KeyboardInterrupt:
         return Ending("stopped", reason="a signal")
     except Unavailable as error:
-        return Ending("unavailable", reason=one_line(error, None))
+        return Ending("unavailable", reason=one_line(error, None), tpu_lost=isinstance(error, TPUUnavailable))
     except InputError as error:
         return Ending("failed", reason=one_line(error, None))
     except Exception as error:  # A bug in one job must not end the other jobs.

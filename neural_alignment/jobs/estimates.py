@@ -148,7 +148,9 @@ def progress_of(
     for each in active:
         left = expected(each.job.name)
         if each.begun is not None:
-            done = each.job.progress()
+            done = each.begun.done
+            with contextlib.suppress(InputError):  # The job will report the problem.
+                done = each.job.progress()
             left = each.begun.left(done, left)
             parts.append(f"{each.title or each.job.name} {100 * done:.0f} %, {duration(left)} left")
         remaining.append(left)

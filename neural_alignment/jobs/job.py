@@ -152,7 +152,8 @@ class Training(Job):
         if not rows:
             return 0.0
         config, last = self._config, rows[-1]
-        return min(max(last["epoch"] / config.epochs, last["step"] / (config.max_steps or math.inf)), 1.0)
+        epoch = last.get("epoch", 0.0)  # If the column is missing, the run reports it when it resumes.
+        return min(max(epoch / config.epochs, last["step"] / (config.max_steps or math.inf)), 1.0)
 
     def summary(self, ending: Ending) -> str:  # noqa: D102 (as in Job)
         criterion = self._config.loss.criterion

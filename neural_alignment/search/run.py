@@ -144,6 +144,8 @@ def _check_same(searched: Search) -> None:
     folder = searched.folder
     if not tf.io.gfile.exists(folder):
         return
+    if not tf.io.gfile.isdir(folder):
+        raise RunError(f"{folder}: must be a directory; found a file; choose another --search-dir")
     path, base_path = searched.file("search.yaml"), searched.file("base.yaml")
     if not tf.io.gfile.exists(path):
         if others := _content(folder):
@@ -279,7 +281,12 @@ class Ledger:
     def _write_session(self, trial: Trial) -> None:
         """Writes the row of a trial in the dashboard HPARAMS into its run directory."""
         if self._search.base.logging.tensorboard:
-            varied = {name: value for name, value in trial.settings.items() if name in self._columns}
+            columns = self._columns
+            varied = {
+                name: value
+                for name, value in trial.settings.items()
+                if name in columns and (value is not None or None in columns[name])
+            }
             results = {BEST: math.nan if trial.top1 is None else trial.top1}
             place = self._search.job(trial.number).run_dir
             hparams.write_session(place, self._columns, varied, results, trial.state, trial.seconds)
@@ -365,7 +372,7 @@ class Ledger:
             raise Stopped(f"trial {number}: {ending.reason}", f"{once}the same command resumes")
         with self._lock:
             self._check_held()
-            settings = self._space.settings(self._drawn[number])
+            settings = self._space.derivable(self._drawn[number])
             trial = Trial.ended(number, ending, self._chance, self._active.pop(number).whole, settings)
             self._endings.append(dataclasses.asdict(trial))
             self._trials[number] = trial

@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import pydantic
@@ -137,6 +137,10 @@ class _Grid(Sampled):
     def probes(self) -> list[Any]:
         """See `Sampled`."""
         return [self.value(0), self.value(self._values()[2] - 1)]
+
+    def values(self) -> Iterator[Any]:
+        """Yields all values, in ascending order."""
+        yield from map(self.value, range(self._values()[2]))
 
 
 _Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
@@ -301,6 +305,7 @@ class Space:
         self._check_places()
         self._check_size()
         self._derived = self._in_order()
+        self._check_matches()
 
     def _check_places(self) -> None:
         """Checks that each quantity comes after those that contain its key, whose values would replace it."""
@@ -313,6 +318,19 @@ class Space:
                     raise ConfigError(
                         f"{self._places[name]}: must come after {other}, whose value would replace it; found before it"
                     )
+
+    def _check_matches(self) -> None:
+        """Checks that there is a case for each value of a range. `probes` only has its ends."""
+        for name, kind in self.kinds.items():
+            source = self.sampled.get(kind.match) if isinstance(kind, Match) else None
+            if isinstance(source, (Uniform, LogUniform)):
+                requirement = "must be a quantity with a finite number of values, such as a choice"
+                raise ConfigError(f"{self._places[name]}: match: {requirement}; found {kind.match}")
+            for value in source.values() if isinstance(source, _Grid) else ():
+                try:
+                    kind.derive({kind.match: value})
+                except ValueError as error:
+                    raise ConfigError(f"{self._places[name]}: {error}") from None
 
     def _check_size(self) -> None:
         """Checks that all settings of `probes` can be tried in about a second."""
@@ -368,13 +386,26 @@ class Space:
         Raises:
             ConfigError: if a quantity cannot be derived.
         """
+        settings, problems = self._derive(values)
+        if problems:
+            raise ConfigError(problems[0])
+        return settings
+
+    def derivable(self, values: Mapping[str, Any]) -> Settings:
+        """As `settings`, but a quantity that cannot be derived is None."""
+        return self._derive(values)[0]
+
+    def _derive(self, values: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+        """Returns the value of every quantity, and why some of them cannot be derived."""
         known = {name: kind.fixed for name, kind in self.kinds.items() if isinstance(kind, Fixed)} | dict(values)
+        problems = []
         for name in self._derived:
             try:
                 known[name] = self.kinds[name].derive(known)
             except ValueError as error:
-                raise ConfigError(f"{self._places[name]}: {error}") from None
-        return {name: known[name] for name in self.kinds}
+                known[name] = None
+                problems.append(f"{self._places[name]}: {error}")
+        return {name: known[name] for name in self.kinds}, problems
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """Returns `key.path=value` for `config.load`, in the order of the space; arguments as for `settings`."""

@@ -24,7 +24,7 @@ from neural_alignment.errors import (
     InputError,
     RunError,
     Stopped,
-    Unavailable,
+    TPUUnavailable,
     Words,
     WrongValue,
     one_line,
@@ -304,7 +304,7 @@ def create(runtime: Runtime) -> Distribution:
     Several workers, or virtual CPU devices, must be created before TensorFlow executes its first operation.
 
     Raises:
-        Unavailable: if a TPU cannot be reached.
+        TPUUnavailable: if a TPU cannot be reached.
         RunError: if other devices are missing.
         ConfigError: if neither `TF_CONFIG` nor SLURM describes several workers, or `runtime.devices` has no effect.
     """
@@ -493,7 +493,7 @@ def _tpu(runtime: Runtime) -> Distribution:
         return Distribution(tf.distribute.TPUStrategy(resolver))
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
         reason = one_line(error, 150)
-        raise Unavailable(
+        raise TPUUnavailable(
             f"runtime.strategy: the TPU {name!r} cannot be reached from here ({reason}); run on a TPU VM with the "
             "extra `tpu`, or set runtime.tpu to its name"
         ) from None

@@ -185,7 +185,7 @@ class AlignedModel(InterceptedModel):
                 rate scheduler on several replicas, if a rule has `every` and no step trains both J and R, or if an
                 optimizer would lose gradients that it accumulates.
         """
-        if not isinstance(minibatches, int) or minibatches < 1:
+        if isinstance(minibatches, bool) or not isinstance(minibatches, int) or minibatches < 1:
             raise ArgumentError("minibatches", "must be a positive integer", minibatches, "minibatches=4")
         self._check_whole_batches(minibatches)
         super().compile(*args, **kwargs)
@@ -605,12 +605,13 @@ class AlignedModel(InterceptedModel):
                     each.check_gradient(gradients.of(each.stored_backward_kernel))
         of_j = last = gradients.present()
         for term in state.deferred:
-            connection, before = term.connection, last
+            connection = term.connection
             if connection.alignment.reads_signals:
                 # Its noise takes the place of the activations of J, which are freed from the last layer to the first.
                 own = gradients.of(connection.kernel)
-                before = of_j if own is None else [own]
-            value, last = self._add_deferred(gradients, term, before)
+                value, _ = self._add_deferred(gradients, term, of_j if own is None else [own])
+            else:
+                value, last = self._add_deferred(gradients, term, last)
             state.add(connection.name, value)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
         loss = _over_examples(tf.reduce_mean, loss) * replicas()

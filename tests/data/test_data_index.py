@@ -89,7 +89,11 @@ def test_a_file_of_another_size_is_indexed_again(paths, files, tmp_path, walked)
     assert len(walked) == 6
 
 
-@pytest.mark.parametrize("damage", ["bytes", "pickle", "lengths", "types", "format"])
+DIRECTORY_BITS = {"encrypted": (8, 1), "compression": (10, 64)}
+"""Flipped bit in the first entry of the directory of a zip file -> its offset and its value."""
+
+
+@pytest.mark.parametrize("damage", ["bytes", "encrypted", "compression", "pickle", "lengths", "types", "format"])
 def test_a_wrong_index_file_is_rewritten(paths, tmp_path, walked, damage):
     kept = tmp_path / "index.npz"
     expected = index.index_files(paths, str(kept))
@@ -99,6 +103,11 @@ def test_a_wrong_index_file_is_rewritten(paths, tmp_path, walked, damage):
         with zipfile.ZipFile(kept) as archive:
             place = archive.getinfo("lengths.npy").header_offset
         content[place + 60 : place + 80] = bytes(20)
+        kept.write_bytes(content)
+    elif damage in DIRECTORY_BITS:
+        offset, bit = DIRECTORY_BITS[damage]
+        content = bytearray(kept.read_bytes())
+        content[content.index(b"PK\x01\x02") + offset] ^= bit
         kept.write_bytes(content)
     else:
         changed = {

@@ -155,7 +155,8 @@ class TestTPUs:
     def test_without_a_launcher_an_unreachable_tpu_fails_no_run(self, four, monkeypatch):
         def train(self, job, threads=None):
             if "runtime.tpu=gone" in job.overrides:
-                return Ending("unavailable", reason="no TPU 'gone' is to be reached from here (x); run on a TPU VM")
+                reason = "no TPU 'gone' is to be reached from here (x); run on a TPU VM"
+                return Ending("unavailable", reason=reason, tpu_lost=True)
             return Ending("finished", 0.5)
 
         monkeypatch.setattr(Children, "run", train)
@@ -167,6 +168,16 @@ class TestTPUs:
         assert not queue.endings
         TPU(["gone", "a"]).run(queue)
         assert [each.state for each in queue.endings.values()] == ["finished"] * 4
+
+    def test_without_a_launcher_a_run_that_cannot_begin_loses_no_tpu(self, four, monkeypatch):
+        """Its data or its directory cannot be used, so it would fail on the other TPUs as well."""
+
+        def train(self, job, threads=None):
+            return Ending("unavailable", reason="no data") if job.name == "0002" else Ending("finished", 0.5)
+
+        monkeypatch.setattr(Children, "run", train)
+        with pytest.raises(Stopped, match=r"^0002: no data$"):
+            TPU(["a", "b"]).run(four())
 
 
 @pytest.mark.parametrize(("given", "count", "threads"), [(4, 2, 2), (4, 3, 1), (2, 4, 1), (None, 2, 32)])

@@ -13,6 +13,7 @@ from neural_alignment.jobs import job as jobs
 from neural_alignment.jobs.children import Children
 from neural_alignment.jobs.ending import Ending, ending_of, past_ending
 from neural_alignment.jobs.engines.in_process import InProcess
+from neural_alignment.jobs.estimates import Active, Begun, progress_of
 from neural_alignment.jobs.job import decode, encode
 from neural_alignment.training import lock, stepping
 
@@ -75,6 +76,18 @@ def test_a_file_that_is_edited_while_its_run_is_followed_does_not_end_the_comman
     (tmp_path / "config.yaml").write_text("epochs: [")
     assert run.progress() == 1  # Of 4 steps, and not of all epochs.
     assert run.summary(past_ending(run.run_dir)).startswith("top-1 ")
+
+
+def test_a_run_without_the_column_of_epochs_does_not_end_the_other_jobs(tmp_path, training):
+    """A resumed run reports the problem itself."""
+    run = training("run")
+    place = tmp_path / "runs" / "run"
+    place.mkdir(parents=True)
+    (place / "metrics.csv").write_text("step,epocx,seconds,J\n0,0,0,\n")
+    begun = Begun.now(run)
+    assert begun.done == 0
+    (place / "metrics.csv").write_text("step,epoch\n0")
+    assert "run 0 %" in progress_of([Active(run, begun)], [], lambda name: 60.0, 1, "all jobs")
 
 
 def test_a_run_waits_for_its_orphan_to_release_the_directory(tmp_path, training, monkeypatch):

@@ -186,6 +186,18 @@ def test_after_a_signal_jobs_are_cancelled_or_continue_as_the_option_says(memory
     assert not (tmp_path / "leave" / "slurm" / "stop").exists()
 
 
+@pytest.mark.parametrize(
+    "record", ["null", "[]", '{"a": {}}', '{"a": {"job": "x", "number": 7, "interruptions": 0}}', "{"]
+)
+def test_a_damaged_record_is_that_of_no_job(memory, tmp_path, training, record):
+    scheduler = memory(a=[DONE])
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "running.json").write_text(record)
+    Slurm(1).run(queue := Recorder(tmp_path, [training("a")]))
+    assert queue.endings["a"] == DONE
+    assert scheduler.submitted == [["a"]]
+
+
 @pytest.mark.parametrize(("later", "submitted"), [
     (["RUNNING", DONE], []),
     ([DONE], []),

@@ -132,6 +132,45 @@ def test_another_space_a_foreign_folder_and_a_second_process_are_refused(search,
         search(engine(judge), trials=2)
 
 
+def test_a_file_in_place_of_the_directory_is_one_line(search, scripted, tmp_path):
+    engine, judge = scripted
+    (tmp_path / "found").write_text("mine")
+    with pytest.raises(RunError, match="found: must be a directory; found a file; choose another --search-dir"):
+        search(engine(judge), trials=1)
+    assert (tmp_path / "found").read_text() == "mine"
+
+
+def test_a_trial_whose_settings_cannot_be_derived_fails_alone_also_after_a_resume(scripted, plan_file, tmp_path):
+    """Not all pairs of two choices are tried before the search begins."""
+    engine, judge = scripted
+    text = """
+        config: base.yaml
+        trials: 12
+        algorithm: random
+        space:
+          $a: {choice: [1, 2]}
+          $b: {choice: [10, 20]}
+          $both: {product: [$a, $b]}
+          $not_at_20: {match: $both, cases: [[10, 1], [40, 2]]}
+          optimization.forward.learning_rate: {match: $not_at_20, cases: [[1, 0.1], [2, 0.2]]}
+        """
+
+    def search(trials):
+        plan = plans.load(plan_file(text), trials=trials)
+        return run.search(plan, ["logging.tensorboard=true"], str(tmp_path / "found"), engine(judge), screen_of(print))
+
+    first, trials = search(8), search(12)
+    assert trials[:8] == first
+    failed = [trial for trial in trials if trial.state == "failed"]
+    assert 0 < len(failed) < 12
+    for trial in trials:
+        fits = trial.settings["$both"] in (10, 40)
+        assert (trial.state, trial.settings["$not_at_20"] is None) == (
+            ("finished", False) if fits else ("failed", True)
+        )
+    assert all("match: no case for $both = 20" in trial.reason for trial in failed)
+
+
 def test_runs_of_a_search_that_has_lost_its_records_are_not_those_of_a_new_search(search, scripted, tmp_path):
     """Of a process that was killed before it wrote `search.yaml`, only empty folders are left."""
     engine, judge = scripted

@@ -313,6 +313,18 @@ BAD = {
         {"a.b.c": {"uniform": [0, 1]}, "a": {"fixed": {"d": 1}}},
         "space.a.b.c: must come after a, ",
     ),
+    "a case that is missing for a value within a range": (
+        {"$n": {"integer": [1, 3]}, "a": {"match": "$n", "cases": [[1, 10], [3, 30]]}},
+        "space.a: match: no case for $n = 2; there are [1, 3]",
+    ),
+    "a case that is missing within a range of many values": (
+        {"$n": {"quantised": [0, 2**52, 1]}, "a": {"match": "$n", "cases": [[0, 1], [2**52, 2]]}},
+        "space.a: match: no case for $n = 1",
+    ),
+    "a match of a range without steps": (
+        {"b": {"log_uniform": [1, 3]}, "a": {"match": "b", "cases": [[1.0, 10], [3.0, 30]]}},
+        "space.a: match: must be a quantity with a finite number of values, such as a choice; found b",
+    ),
     "a number beyond all keys": ({"a": {"quantised": [0, 10**400, 1]}}, "space.a.quantised.1: "),
     "infinity": ({"a": {"uniform": [0, float("inf")]}}, "space.a.uniform.1: "),
     "a quantity of itself": ({"a": {"uniform": [0, 1]}, "b": {"product": ["b"]}}, "space: b depend on each other"),

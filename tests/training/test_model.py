@@ -536,7 +536,7 @@ def test_the_last_smaller_batch_of_fit_is_an_error_that_says_so():
         model.fit(*data(9), batch_size=6, verbose=0)
 
 
-@pytest.mark.parametrize("minibatches", [0, -1, 1.5, "two"])
+@pytest.mark.parametrize("minibatches", [0, -1, 1.5, "two", True])
 def test_minibatches_must_be_a_positive_integer(minibatches):
     with pytest.raises(ValueError, match=f"`minibatches`.*{minibatches}.*Example"):
         network(Feedback()).compile(optimizer(), cross_entropy(), minibatches=minibatches)

@@ -134,6 +134,27 @@ def test_noise_is_drawn_when_the_backward_pass_of_j_has_freed_memory(name, monke
     assert noise_after_j(optimised_graphs(rule_of(name), 1)) == [False, False]
 
 
+def test_r_of_kernels_waits_for_all_gradients_of_j_also_after_noise(monkeypatch):
+    """Its gradients are as large as the kernels."""
+    inputs = keras.Input((4,))
+    x = layers.Dense(5, name="plain")(inputs)
+    x = layers.Dense(5, alignment=rule_of("WM"), alignment_activation="relu", name="noise")(x)
+    outputs = layers.Dense(3, alignment=rule_of("symmetric"), name="kernels")(x)
+    model = AlignedModel(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(MultiOptimizer([Momentum(0.1), Adam(0.1)]), loss, jit_compile=False)
+    add_deferred, waits = AlignedModel._add_deferred, {}
+
+    def spy(self, gradients, term, before):
+        waits[term.connection.name] = len(before)
+        return add_deferred(self, gradients, term, before)
+
+    monkeypatch.setattr(AlignedModel, "_add_deferred", spy)
+    rng = np.random.default_rng(0)
+    model.train_on_batch(rng.normal(size=(4, 4)), rng.integers(0, 3, size=4))
+    assert waits == {"noise": 1, "kernels": 6}  # All kernels and biases.
+
+
 def rule_of(name):
     """Returns a rule with a seed where it draws noise."""
     return from_config({**RULES[name], **({"seed": 4} if "input" in RULES[name] else {})})

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from neural_alignment import files
 from neural_alignment.errors import ConfigError, Stopped
@@ -184,7 +185,9 @@ class _Controller:
     def _read_record(self) -> dict[str, dict[str, str | int]]:
         """Returns job name -> encoded job, number and interruptions, for the jobs that an earlier command submitted."""
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(self._record.read_text())
+            record = json.loads(self._record.read_text())
+            if isinstance(record, dict) and all(_is_submission(row) for row in record.values()):
+                return record
         return {}
 
     def _write_record(self) -> None:
@@ -321,6 +324,12 @@ class _Controller:
 
 def _has_ended(state: str) -> bool:
     return state in ENDED
+
+
+def _is_submission(row: Any) -> bool:
+    """Whether a value in the record is that of a submitted job."""
+    kinds = {"job": str, "number": str, "interruptions": int}
+    return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
 
 
 def _check_available(cluster: str) -> None:

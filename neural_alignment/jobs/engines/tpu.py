@@ -69,7 +69,7 @@ class TPU(SlotEngine):
         """Trains a run with a child process of this machine, which connects to the TPU."""
         overrides = [*job.overrides, "runtime.strategy=tpu", f"runtime.tpu={tpu}"]
         ending = self._children.run(dataclasses.replace(job, overrides=overrides))
-        if ending.state == "unavailable":
+        if ending.tpu_lost:
             raise SlotLost(ending.reason)
         return ending
 
