@@ -136,7 +136,7 @@ class MultiOptimizer(Wrapper):
 
     def _check_tied(self, variables: Sequence[Any]) -> None:
         """Raises if a rule requires equal updates of W and B, but they differ. Layers mark such a B with `tied_by`."""
-        rules = [rule for variable in variables if (rule := getattr(variable, "tied_by", None))]
+        rules = [rule for rule in (getattr(variable, "tied_by", None) for variable in variables) if rule]
         together = self.constant or getattr(self.rate_scheduler, "together", False)
         if rules and not (together and len(self.inner_optimizers) == 1):
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -501,7 +503,14 @@ class Alignment(Options):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Alignment:
         """Builds the rule from the result of `get_config`."""
-        return cls(**config)
+        fields, known = cls.model_fields, {}
+        for name, value in config.items():
+            # `get_config` writes tuples, sets and enumerations as JSON does; a constructor takes the objects only.
+            kind = fields[name].rebuild_annotation() if name in fields else None
+            with contextlib.suppress(pydantic.ValidationError):
+                value = value if kind is None else pydantic.TypeAdapter(kind).validate_json(json.dumps(value))
+            known[name] = value
+        return cls(**known)
 
 
 class TrainedAlignment(Alignment):

@@ -102,7 +102,11 @@ class AlignedLayer(LayerWithRule):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        native = next((base for base in cls.__bases__ if not issubclass(base, AlignedLayer)), None)
+        if "__init__" in vars(cls):  # The constructor of a user's class.
+            cls.__signature__ = _ClassSignature(_without_self(inspect.signature(cls.__init__)))
+            return
+        layers = (base for base in cls.__bases__ if issubclass(base, keras.layers.Layer))
+        native = next((base for base in layers if not issubclass(base, AlignedLayer)), None)
         if native is not None:
             signature = _with_arguments(inspect.signature(native), cls.alignment_arguments)
             cls.__signature__ = _ClassSignature(signature)
@@ -593,3 +597,8 @@ def _with_arguments(native: inspect.Signature, names: Sequence[str]) -> inspect.
     own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
     rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
     return native.replace(parameters=[*(each for each in parameters if each not in rest), *own, *rest])
+
+
+def _without_self(signature: inspect.Signature) -> inspect.Signature:
+    """Returns the signature of a constructor without its first parameter."""
+    return signature.replace(parameters=[*signature.parameters.values()][1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from typing import Any, NamedTuple
 
 import keras
@@ -275,13 +276,28 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
     Backward kernels and step counters are copied if the layer has them in both models; otherwise the new ones keep
     their initial values.
     """
-    layers = ([layer for layer in all_layers(model) if layer.weights] for model in (source, target))
-    pairs = list(zip(*layers, strict=True))
+    every = list(zip(all_layers(source), all_layers(target), strict=True))
+    for old, new in every:
+        if hasattr(old, "save_assets"):  # Vocabularies of layers such as `StringLookup` are not weights.
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                own: dict[str, Any] = {}  # As when Keras loads a model: the weights of the words come first.
+                old.save_own_variables(own)
+                new.load_own_variables(own)
+                new.load_assets(folder)
+    pairs = [pair for pair in every if pair[0].weights]
     own = [[each.alignment_weights if isinstance(each, AlignedLayer) else [] for each in pair] for pair in pairs]
     skipped = {id(weight) for old, new in own if not (old and new) for weight in [*old, *new]}
     for pair in pairs:
         old, new = ([weight for weight in layer.weights if id(weight) not in skipped] for layer in pair)
         for value, weight in zip(old, new, strict=True):
             weight.assign(value)
+        # A configuration does not say which layers in a layer, or which weights, are frozen. Layers are in the order
+        # from outer to inner ones.
+        if pair[1].trainable != pair[0].trainable:
+            pair[1].trainable = pair[0].trainable
+        for value, weight in zip(old, new, strict=True):
+            if weight.trainable != value.trainable:
+                weight.trainable = value.trainable
         if hasattr(pair[1], "finalize_state"):  # Layers such as `Normalization` compute constants from their weights.
             pair[1].finalize_state()

@@ -192,6 +192,10 @@ class AlignedModel(InterceptedModel):
         self._minibatches = minibatches
         trained = [each for each in connections(self) if each.is_trained]
         intervals = [each.alignment.interval for each in trained]
+        if self.optimizer is None:  # Only `evaluate` and `predict`, as in Keras.
+            if self._regulariser_tracker is None:
+                self._regulariser_tracker = RegulariserMean(intervals)
+            return
         self._step_modes = StepModes(without_loss_scaling(self.optimizer), {*intervals})
         self._check_layers()
         if not self.optimizer.built:  # If a step built it while being traced, the step would be traced twice.
@@ -600,8 +604,9 @@ class AlignedModel(InterceptedModel):
             gradients.values[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 gradients.add_of_r(connection.kernel, gradient)
+            known = {id(variable) for variable in trainable}  # None if the model itself is frozen.
             for each in connections(self):
-                if each.name in state.losses:
+                if each.name in state.losses and id(each.stored_backward_kernel) in known:
                     each.check_gradient(gradients.of(each.stored_backward_kernel))
         of_j = last = gradients.present()
         for term in state.deferred:

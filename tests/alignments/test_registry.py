@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import enum
 import importlib.util
 import inspect
 import json
@@ -106,6 +107,34 @@ def test_a_class_that_is_defined_again_replaces_the_previous_one(monkeypatch):
         assert RULES["my_rule"] is rule
         assert keras.saving.get_registered_object("neural_alignment>MyRule") is rule
     monkeypatch.delitem(keras.saving.get_custom_objects(), "neural_alignment>MyRule")
+
+
+class Side(enum.Enum):
+    LEFT = "left"
+    RIGHT = "right"
+
+
+def test_a_rule_with_fields_that_json_writes_otherwise_can_be_loaded(monkeypatch, tmp_path):
+    for registry, name in ((RULES, "ranged"), (keras.saving.get_custom_objects(), "neural_alignment>Ranged")):
+        monkeypatch.setitem(registry, name, None)  # So that it is removed at the end.
+        monkeypatch.delitem(registry, name)
+
+    @register
+    class Ranged(Symmetric):
+        rule: Literal["ranged"] = "ranged"
+        span: tuple[float, float] = (0.0, 1.0)
+        names: frozenset[str] = frozenset()
+        side: Side = Side.LEFT
+        spans: dict[str, tuple[int, int]] | None = None
+
+    weights = {"self_": 0.1, "decay": {"kind": "linear", "value": 0.1, "rate": 0.1}}
+    rule = Ranged(**weights, span=(0.0, 2.0), names=frozenset("ab"), side=Side.RIGHT, spans={"a": (1, 2)})
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, alignment=rule)])
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").layers[0].alignment == rule
+    assert keras.models.clone_model(model).layers[0].alignment == rule
+    with pytest.raises(ValueError, match=r"^Ranged: side: .*; found 'up'"):
+        Ranged.from_config({**rule.get_config(), "side": "up"})
 
 
 TABLES = (RULES, helpers.RULE_TABLE, layerwise_rules, networkwise_rules)

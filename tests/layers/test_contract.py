@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 
 import keras
@@ -315,3 +316,31 @@ def test_a_layer_refuses_the_rules_that_it_cannot_follow(name):
                 make(name, alignment=rule_of(rule))
         else:
             assert make(name, alignment=rule_of(rule)).alignment == rule_of(rule)
+
+
+class Scaled(layers.Dense):
+    """A user's layer with its own constructor."""
+
+    def __init__(self, units, gain=2.0, **kwargs):
+        super().__init__(units, **kwargs)
+        self.gain = gain
+
+
+class Mixin:
+    pass
+
+
+class Mixed(Mixin, layers.Dense):
+    pass
+
+
+class ScaledAgain(Scaled):
+    pass
+
+
+def test_the_signature_of_a_subclass_is_that_of_its_constructor():
+    """`help` and editors show it."""
+    for kind in (Scaled, ScaledAgain):
+        assert str(inspect.signature(kind)) == "(units, gain=2.0, **kwargs)"
+    assert inspect.signature(Mixed) == inspect.signature(layers.Dense)
+    assert "units" in inspect.signature(Mixed).parameters

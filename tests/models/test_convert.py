@@ -59,6 +59,66 @@ def test_weights_and_outputs_are_kept_and_the_model_is_left_as_it_was(build):
     assert not any(isinstance(layer, (Dense, Conv2D)) for layer in model._flatten_layers())
 
 
+def freeze(model, part):
+    """Freezes the attention of a model, a layer in it, or a single weight."""
+    attention = model.get_layer("attention")
+    if part == "layer":
+        attention.trainable = False
+    elif part == "inner layer":
+        attention.query_dense.trainable = False
+    else:
+        model.get_layer("last").bias.trainable = False
+
+
+@pytest.mark.parametrize("part", ["layer", "inner layer", "weight"])
+def test_what_is_frozen_stays_frozen(part):
+    inputs = keras.Input((5, 8))
+    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="last")(keras.layers.Flatten()(x)))
+    every = {weight.path for weight in model.trainable_weights}
+    freeze(model, part)
+    trained = {weight.path for weight in model.trainable_weights}
+    assert trained < every
+    copy = convert(model, Feedback()).model
+    assert {weight.path for weight in copy.trainable_weights if "backward" not in weight.path} == trained
+    copy.compile(keras.optimizers.Adam(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = {weight.path: weight.numpy() for weight in copy.weights}
+    copy.fit(np.random.default_rng(0).normal(size=(6, 5, 8)), np.arange(6) % 3, verbose=0)
+    moved = {weight.path for weight in copy.weights if not np.array_equal(before[weight.path], weight.numpy())}
+    rounding = {"attention/key/bias"}  # Its gradient is 0 up to rounding, because a softmax ignores an offset.
+    assert (moved & every) - rounding == trained - rounding
+
+
+def vectorization():
+    layer = keras.layers.TextVectorization(output_sequence_length=4)
+    layer.adapt(["a b c d", "e f a"])
+    return layer
+
+
+def frequencies():
+    layer = keras.layers.TextVectorization(output_mode="tf_idf", output_sequence_length=None)
+    layer.adapt(["a b c d", "e f a"])
+    return layer
+
+
+def lookup():
+    layer = keras.layers.StringLookup()
+    layer.adapt(["a", "b", "a b"])
+    return layer
+
+
+@pytest.mark.parametrize("words", [vectorization, frequencies, lookup])
+def test_vocabularies_are_copied(words):
+    """They are neither weights nor in the configuration."""
+    inputs = keras.Input(() if words is not lookup else (1,), dtype="string")
+    x = words()(inputs)
+    x = x if words is frequencies else keras.layers.Flatten()(keras.layers.Embedding(12, 4)(x))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    text = tf.constant(["a b", "f", "g"])
+    text = text if words is not lookup else text[:, None]
+    np.testing.assert_array_equal(convert(model, RULE).model(text), model(text))
+
+
 def test_converted_and_unconverted_layers_are_reported():
     result = convert(sequential(), RULE)
     assert result.converted == dict.fromkeys(["conv", "depthwise", "hidden", "last"], "symmetric")

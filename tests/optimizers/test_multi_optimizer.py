@@ -1,5 +1,7 @@
 """One optimizer per loss: the variables, steps and rates of each."""
 
+import logging.handlers
+
 import keras
 import numpy as np
 import pytest
@@ -301,6 +303,21 @@ def test_it_builds_itself_at_the_first_application():
     assert_close(own[0].numpy(), before - 0.1 * g[0])
     with pytest.raises(ValueError, match="not built"):
         MultiOptimizer([Momentum(0.1)]).apply([g[0]])
+
+
+def test_a_custom_loop_in_a_graph_gives_no_warning():
+    """AutoGraph warns of code that it cannot translate, here when the optimizer builds itself."""
+    own, found = variables(), logging.handlers.BufferingHandler(100)
+    optimizer = MultiOptimizer([Momentum(0.1, 0.0), adam()])
+    before = own[0].numpy()
+    g = [tf.constant(each) for each in gradients()[0]]
+    tf.get_logger().addHandler(found)
+    try:
+        tf.function(lambda: optimizer.apply(g, own))()
+    finally:
+        tf.get_logger().removeHandler(found)
+    assert [record.getMessage() for record in found.buffer] == []
+    assert_close(own[0].numpy(), before - 0.1 * g[0].numpy())
 
 
 ONE = Momentum(0.1)

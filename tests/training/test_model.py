@@ -96,6 +96,29 @@ def test_train_on_batch_reports_j_and_r(rng):
     assert_close(logs["regulariser"], regulariser, "float32")
 
 
+def test_without_an_optimizer_a_model_is_only_evaluated():
+    """As in Keras."""
+    model, other = network(Feedback()), network(Feedback())
+    model.compile(optimizer=None, loss=cross_entropy())
+    other.compile(optimizer(), cross_entropy())
+    assert model.evaluate(*data(), verbose=0) == other.evaluate(*data(), verbose=0)
+    assert model.predict(data()[0], verbose=0).shape == (24, 3)
+    model.compile(optimizer(), cross_entropy())
+    model.fit(*data(), verbose=0)
+    assert int(call_count(model.optimizer)) == 1
+
+
+def test_in_a_frozen_model_no_rule_is_said_to_be_wrong():
+    """Keras trains nothing in it, whatever its layers say."""
+    model = network(from_config(RULE_CONFIGS["activation"]))
+    model.trainable = False
+    model.layers[-1].trainable = True
+    model.compile(optimizer(), cross_entropy(), jit_compile=False)
+    before = model.get_weights()
+    model.fit(*data(), verbose=0)
+    assert same(before[:-1], model.get_weights()[: len(before) - 1])
+
+
 def test_r_is_averaged_over_the_steps_at_which_it_ran():
     model = network(Symmetric(self_=0.0, decay=0.2))
     model.compile(
