@@ -191,8 +191,6 @@ def find(path: str, state: StateName = None) -> StateSource:
     if path.endswith(".keras"):
         check_model_file(path)
         return StateSource(path, "file", None)
-    if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
-        raise RunError(f"{path}: must be a run directory or a .keras file; found another file")
     directory = RunDirectory(path)
     directory.check_exists(others=", or a .keras file")
     status = directory.found_status() or {}

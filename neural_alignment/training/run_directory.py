@@ -128,17 +128,19 @@ class RunDirectory:
         return {name.rstrip("/") for name in tf.io.gfile.listdir(self.path)} - _START_UP_FILES
 
     def check_exists(self, others: str = "") -> None:
-        """Checks that there is something at the path.
+        """Checks that there is a directory at the path.
 
         Args:
             others: what else than a run directory could be given, for the message.
 
         Raises:
-            RunError: if there is nothing, or the path cannot be accessed.
+            RunError: if there is nothing or a file, or the path cannot be accessed.
         """
         with _reported(self.path):
-            if not tf.io.gfile.exists(self.path):
-                raise RunError(f"{self.path}: no such run directory; give one that `train` has created{others}")
+            exists = tf.io.gfile.exists(self.path)
+            if not exists or not tf.io.gfile.isdir(self.path):
+                problem = "is not a run directory but a file" if exists else "no such run directory"
+                raise RunError(f"{self.path}: {problem}; give one that `train` has created{others}")
 
     def make(self) -> None:
         """Creates the directory if it does not exist.
