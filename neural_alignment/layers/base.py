@@ -154,9 +154,13 @@ class AlignedLayer(LayerWithRule):
         """Returns the connections of the built native layer."""
         raise NotImplementedError
 
-    def input_shapes(self) -> list[tuple[int, ...]]:
-        """Returns the shape of the inputs of each connection, as built; None for an unknown size."""
-        return [tuple(self.get_build_config()["input_shape"])]
+    def input_shapes(self, inputs: Sequence[int | None] | None = None) -> list[tuple[int | None, ...]]:
+        """Returns the shape of the inputs of each connection; None for an unknown size.
+
+        Args:
+            inputs: shape of the inputs of the layer. Default: the shape with which it was built.
+        """
+        return [tuple(inputs or self.get_build_config()["input_shape"])]
 
     @property
     def connections(self) -> Sequence[Connection]:

@@ -87,9 +87,9 @@ class _SeparableConvolution(FeedforwardLayer):
         """The name of the depthwise connection, whose outputs enter the other one. See `AlignedAttention`."""
         return [self.make_connections()[0].name]
 
-    def input_shapes(self) -> list[tuple[int, ...]]:
+    def input_shapes(self, inputs: Sequence[int | None] | None = None) -> list[tuple[int | None, ...]]:
         """Returns the shapes of the inputs of both connections. See `AlignedLayer.input_shapes`."""
-        (shape,) = super().input_shapes()
+        (shape,) = super().input_shapes(inputs)
         return [shape, output_shape(self._maps[0], shape, self.depthwise_kernel.shape)]
 
     def last_projection(

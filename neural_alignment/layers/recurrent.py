@@ -107,11 +107,11 @@ class _RecurrentLayer(AlignedLayer):
             ),
         )
 
-    def input_shapes(self) -> list[tuple[int, ...]]:
+    def input_shapes(self, inputs: Sequence[int | None] | None = None) -> list[tuple[int | None, ...]]:
         """Returns the shapes of inputs and previous outputs. See `AlignedLayer.input_shapes`."""
         config = self.get_build_config()
-        shape = config.get("input_shape") or config["shapes_dict"]["sequences_shape"]  # With an initial state.
-        batch, steps, features = shape
+        built = config.get("input_shape") or config["shapes_dict"]["sequences_shape"]  # With an initial state.
+        batch, steps, features = inputs or built
         return [(batch, steps, features), (batch, steps, self.cell.units)]
 
     @property

@@ -21,7 +21,7 @@ APPLICATIONS = tuple(
 
 _FIXED = {
     *("weights", "include_top", "input_tensor", "input_shape", "pooling", "classes", "classifier_activation", "name"),
-    *("weights_name",),
+    *("weights_name", "include_preprocessing"),
 }
 """Arguments of a network that the builder sets, or that do not apply to a network trained from new weights."""
 

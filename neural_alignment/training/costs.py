@@ -83,8 +83,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, parts: int = 1) ->
             rows += _other_products(layer, uses)
             continue
         rule, aligned, half = layer.alignment, layer.keeps_backward_kernel, tf.as_dtype(layer.compute_dtype) in HALF
-        products = _products(layer)
-        for connection, product in zip(layer.make_connections(), products, strict=True):
+        for connection, product in zip(layer.make_connections(), uses.products(layer), strict=True):
             carrying, tying = _backward_products(connection) if aligned else (0, 0)
             rows.append(
                 LayerCost(
@@ -92,7 +91,7 @@ def layer_costs(model: keras.Model, batch: int | None = None, parts: int = 1) ->
                     rule="backpropagation" if rule is None else rule.rule,
                     forward=entries(connection.kernel) + connection.bias_size,
                     backward=sum(map(entries, connection.backward_weights)) if aligned else 0,
-                    product=product * uses.count[id(layer)],
+                    product=product,
                     products=regulariser_products(rule, half) * _share(rule, batch, parts) if aligned else 0,
                     interval=rule.interval if aligned and batch else 1,
                     carrying=carrying,
@@ -118,6 +117,14 @@ class _Uses:
         self.calls: dict[int, list[Any]] = defaultdict(list)
         self._visit(model, 1, in_layer=False)
 
+    def products(self, layer: AlignedLayer) -> list[int]:
+        """Returns the floating-point operations of the products with each kernel of a layer, in all its uses."""
+        shapes = [args[0].shape for args, _ in self.calls[id(layer)] if args and hasattr(args[0], "shape")]
+        count = self.count[id(layer)]
+        if len(shapes) != count:  # In another layer, whose calls are counted only.
+            return [count * product for product in _products(layer)]
+        return [sum(uses) for uses in zip(*(_products(layer, shape) for shape in shapes), strict=True)]
+
     def _visit(self, layer: Any, count: int, in_layer: bool) -> None:
         self.count[id(layer)] += count
         if has_graph(layer):
@@ -138,10 +145,15 @@ def _steps(layer: Any) -> int:
     return known_shape(layer.get_build_config()["input_shape"])[1]
 
 
-def _products(layer: AlignedLayer) -> list[int]:
-    """Returns the floating-point operations of one product of each kernel of a layer with one example."""
+def _products(layer: AlignedLayer, inputs: Sequence[int | None] | None = None) -> list[int]:
+    """Returns the floating-point operations of one product of each kernel of a layer with one example.
+
+    Args:
+        layer: the layer.
+        inputs: shape of the inputs of the layer. Default: the shape with which it was built.
+    """
     found = []
-    for connection, shape in zip(layer.make_connections(), layer.input_shapes(), strict=True):
+    for connection, shape in zip(layer.make_connections(), layer.input_shapes(inputs), strict=True):
         kernel = connection.kernel.shape
         outputs = output_shape(connection.linear_map, shape, kernel)
         shapes = known_shape(shape[1:]), kernel, known_shape(outputs[1:])
@@ -184,7 +196,7 @@ def _other_products(layer: keras.layers.Layer, uses: _Uses) -> list[LayerCost]:
         return []  # Such as batch normalisation, of which a network may have hundreds.
     inner = [each for each in all_layers(layer) if isinstance(each, AlignedLayer)]
     found = sum(_forward_products(layer, *arguments) for arguments in uses.calls[id(layer)])
-    product = found - sum(sum(_products(each)) * uses.count[id(each)] for each in inner)
+    product = found - sum(sum(uses.products(each)) for each in inner)
     elsewhere = {id(weight) for each in inner for weight in each.weights}
     size = sum(entries(weight) for weight in layer.trainable_weights if id(weight) not in elsewhere)
     return [LayerCost(layer.name, "backpropagation", size, 0, product, 0, 1)] if product > 0 else []
@@ -262,12 +274,10 @@ def backpropagation_step(rows: list[LayerCost], model: keras.Model) -> int:
         rows: the `layer_costs` of the network.
         model: the network.
     """
-    known = connections(model)
-    layers = all_layers(model)
-    if any(isinstance(layer, keras.layers.RNN) for layer in layers):  # A graph does not show the products in a loop.
-        known = [each for layer in layers if isinstance(layer, AlignedLayer) for each in layer.make_connections()]
-    if {row.name for row in rows} <= {each.name for each in known}:
-        return 3 * sum(row.product for row in rows) - rows[0].product  # The first layer sends no error to its inputs.
+    # A graph does not show the products in a loop.
+    is_recurrent = any(isinstance(layer, keras.layers.RNN) for layer in all_layers(model))
+    if is_recurrent or _only_the_first_sends_no_error(rows, model):
+        return 3 * sum(row.product for row in rows) - rows[0].product
 
     def step(example):
         with tf.GradientTape() as tape:
@@ -275,6 +285,18 @@ def backpropagation_step(rows: list[LayerCost], model: keras.Model) -> int:
         return tape.gradient(loss, model.trainable_variables)
 
     return _counted(step, model.input)
+
+
+def _only_the_first_sends_no_error(rows: list[LayerCost], model: keras.Model) -> bool:
+    """Whether backpropagation takes three products in each layer, and two in the first, which sends no error back."""
+    own, layers = connections(model), all_layers(model)
+    first = next((place for place, layer in enumerate(layers) if isinstance(layer, AlignedLayer)), 0)
+    return (
+        {row.name for row in rows} <= {each.name for each in own}
+        and len(model.inputs) == 1
+        and all(each.kernel.trainable for each in own)
+        and not any(layer.trainable_weights for layer in layers[:first])
+    )
 
 
 def network_step(model: AlignedModel) -> int:
@@ -314,14 +336,23 @@ def _operations(product: Any) -> int:
         transposes = product.get_attr("transpose_a" if product.type == "MatMul" else "adj_x")
         return 2 * product.inputs[0].shape[-2 if transposes else -1] * product.outputs[0].shape.num_elements()
     if product.type == "Einsum":
-        labels = product.get_attr("equation").decode().partition("->")[0].split(",")
-        shapes = [tensor.shape for tensor in product.inputs]
-        sizes = dict(itertools.chain(*map(zip, labels, shapes)))
-        return 2 * math.prod(sizes.values())
+        return 2 * _terms(product.get_attr("equation").decode(), [tensor.shape for tensor in product.inputs])
     is_forward = "Backprop" not in product.type
     places = (product.outputs[0] if is_forward else product.inputs[-1]).shape
     kernel = (product.outputs[0] if "Filter" in product.type else product.inputs[1]).shape
     return 2 * places.num_elements() // places[-1] * kernel.num_elements()
+
+
+def _terms(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """Returns the number of terms that an einsum adds up: the product of the sizes of all its axes."""
+    sizes: dict[str | int, int] = {}
+    for labels, shape in zip(equation.partition("->")[0].split(","), shapes, strict=True):
+        before, dots, after = labels.partition("...")
+        # The axes of an ellipsis have numbers, counted from its end.
+        hidden = range(len(before) + len(after) - len(shape), 0) if dots else ()
+        for label, size in zip([*before, *hidden, *after], shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))  # An axis of an ellipsis may be broadcast.
+    return math.prod(sizes.values())
 
 
 @cache

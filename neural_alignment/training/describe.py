@@ -185,16 +185,16 @@ def _step_costs(rows: list[LayerCost], model: AlignedModel, part: int) -> list[s
     both = "J + R on average" if any(row.interval > 1 for row in rows) else "J + R step"
     kinds = {"backpropagation": backpropagation, "J step": backpropagation + shared}
     more = []
-    if model.bound_rule is None:
+    if model.bound_rule is None and any(each.alignment.learns for each in connections(model)):
         kinds |= {"R step": forward + of_r_step, both: backpropagation + shared + regulariser}
-    else:
+    if model.bound_rule is not None:
         kinds["J step"] = network_step(model)
         kept = sum(map(entries, model.bound_rule.kept_values))
         rule = next(row.rule for row in rows if row.rule != "backpropagation")
         more = ["", f"kept        {kept:,} numbers by {rule}, for the whole network"]
     return [
         *(
-            f"{kind:16} {cost / 1e9:10.4f} GFLOP per example  {cost / backpropagation:.2f}"
+            f"{kind:16} {f'{cost / 1e9:.4g}':>10} GFLOP per example  {cost / backpropagation:.2f}"
             for kind, cost in kinds.items()
         ),
         *more,

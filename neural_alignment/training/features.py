@@ -203,8 +203,9 @@ def check_images(path: str, images: np.ndarray, input_shape: Sequence[int | None
     Raises:
         DataError: if they do not fit.
     """
-    if images.ndim != 4:
-        raise DataError(f"{path}: must be (images, height, width, channels); found {images.shape}")
+    if images.ndim != 4 or 0 in images.shape or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+        found = f"{images.shape} of {images.dtype}"
+        raise DataError(f"{path}: must be (images, height, width, channels), uint8 or float; found {found}")
     found, (height, width, channels) = images.shape[1:], input_shape
     raw = images.dtype == np.uint8
     fits = raw or all(size in (None, own) for own, size in zip(found, input_shape, strict=True))

@@ -116,6 +116,16 @@ def test_a_keras_model_must_be_a_graph_with_images_as_its_input():
     np.testing.assert_array_equal(features.features(model, "flat", images), images.reshape(2, 16))
 
 
+@pytest.mark.parametrize("wrong", [np.zeros((2, 4, 4, 1), int), np.zeros((2, 4, 4, 1), bool), np.zeros((0, 4, 4, 1))])
+def test_images_that_are_neither_bytes_nor_floats_are_refused(wrong):
+    """It would not be clear whether integers are in the scale of the pixels."""
+    inputs = keras.Input((4, 4, 1))
+    model = features.of_model(keras.Model(inputs, keras.layers.Flatten(name="flat")(inputs)), (0.0, 255.0))
+    found = re.escape(f"uint8 or float; found {wrong.shape} of {wrong.dtype}")
+    with pytest.raises(DataError, match=rf"the array: must be \(images, height, width, channels\), {found}$"):
+        features.features(model, "flat", wrong)
+
+
 def test_features_of_validation_images_are_in_the_order_of_their_file(tmp_path, rng):
     images, labels = rng.uniform(size=(20, 4, 4, 1)).astype(np.float32), np.repeat([0, 1], 10)
     arrays = {"x_train": images[::-1], "y_train": labels, "x_validation": images, "y_validation": labels}

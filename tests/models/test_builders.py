@@ -190,6 +190,10 @@ def test_networks_whose_preprocessing_is_an_option_have_none(name):
         (lambda: models.application("VGG16", 3, (8, 8, 3)), r"`application` must take images of 8x8x3; Keras says"),
         (lambda: models.application("VGG16", 3, (32, 32, 3), arguments={"weights": "a"}), "`arguments` must be among"),
         (
+            lambda: models.application("MobileNetV3Small", 3, (32, 32, 3), arguments={"include_preprocessing": True}),
+            "`arguments` must be among",
+        ),
+        (
             lambda: models.application("MobileNetV2", 3, (32, 32, 3), arguments={"alpha": "wide"}),
             r"`arguments.alpha` must be a number, such as its default 1\.0\. Received 'wide'",
         ),

@@ -98,3 +98,69 @@ def test_shipped_configurations_of_such_layers_are_described(name):
     text = describe(config)
     assert text.count(" symmetric ") >= 2
     assert "J + R" in text
+
+
+def model_of(inputs, outputs):
+    """Returns the rows of a network, and the network."""
+    model = AlignedModel(inputs, outputs)
+    return layer_costs(model), model
+
+
+def test_every_use_of_a_layer_counts_at_its_own_size():
+    shared = layers.Conv2D(2, 3, padding="same", alignment=Feedback(), name="shared")
+    separable = layers.SeparableConv2D(2, 3, padding="same", alignment=Feedback(), name="separable")
+    pool = keras.layers.MaxPooling2D(3)
+    found = costs(lambda x: separable(pool(separable(shared(pool(shared(x)))))), (27, 27, 2))
+    places = 27 * 27 + 9 * 9
+    assert found["shared"][2] == 2 * 36 * places
+    places = 9 * 9 + 3 * 3
+    assert found["separable.depthwise_kernel"][2] == 2 * 18 * places
+    assert found["separable.pointwise_kernel"][2] == 2 * 4 * places
+
+
+def test_backpropagation_stops_at_the_first_trained_layer_of_each_input():
+    x, y = keras.Input((5,)), keras.Input((4,))
+    both = keras.layers.Concatenate()([aligned(5, "one")(x), aligned(5, "other")(y)])
+    rows, model = model_of([x, y], aligned(2, "last")(both))
+    assert backpropagation_step(rows, model) == 2 * (2 * (25 + 20) + 3 * 20)
+
+
+def test_no_gradient_of_a_frozen_layer_counts():
+    inputs = keras.Input((4,))
+    frozen = aligned(4, "frozen")
+    rows, model = model_of(inputs, aligned(3, "last")(frozen(inputs)))
+    frozen.trainable = False
+    assert backpropagation_step(rows, model) == 2 * (16 + 2 * 12)
+
+
+def test_the_first_layer_sends_an_error_back_to_an_embedding():
+    inputs = keras.Input((5,))
+    rows, model = model_of(inputs, aligned()(keras.layers.Embedding(7, INPUTS)(inputs)))
+    assert backpropagation_step(rows, model) == 2 * 3 * STEPS * INPUTS * UNITS
+
+
+def test_a_loop_over_time_counts_beside_layers_of_keras():
+    inputs = keras.Input((STEPS, INPUTS))
+    lstm = layers.LSTM(UNITS, alignment=Feedback(), name="lstm")(inputs)
+    rows, model = model_of(inputs, keras.layers.Dense(2)(lstm))
+    of_inputs, of_states, of_dense = STEPS * INPUTS * 4 * UNITS, STEPS * UNITS * 4 * UNITS, UNITS * 2
+    assert backpropagation_step(rows, model) == 2 * (2 * of_inputs + 3 * of_states + 3 * of_dense)
+
+
+@pytest.mark.parametrize("equation", ["...x,xy->...y", "abx,xy->aby"])
+def test_an_ellipsis_of_an_einsum_has_all_its_axes(equation):
+    inputs = keras.Input((7, 4))
+    outputs = 5 if "..." in equation else (7, 5)
+    rows, model = model_of(inputs, keras.layers.EinsumDense(equation, outputs)(inputs))
+    assert [row.product for row in rows] == [2 * 7 * 4 * 5]
+    assert backpropagation_step(rows, model) == 2 * 2 * 7 * 4 * 5
+
+
+@pytest.mark.parametrize(("config", "kinds"), [
+    ("configs/mnist/fc/feedback.yaml", ["backpropagation", "J"]),
+    ("configs/mnist/fc/symmetric.yaml", ["backpropagation", "J", "R", "J"]),
+])  # fmt: skip
+def test_only_steps_that_exist_have_a_cost(config, kinds):
+    lines = [line.split() for line in describe(configuration.load(config)).splitlines() if "GFLOP" in line]
+    assert [line[0] for line in lines] == kinds
+    assert all(float(line[line.index("GFLOP") - 1]) > 0 for line in lines)
