@@ -1,12 +1,10 @@
 """Settings and fixtures for all tests."""
 
-import contextlib
 import gc
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import zlib
 from pathlib import Path
@@ -16,6 +14,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in the command line.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would compete with those of other test processes.
 
 import numpy as np
+import ports
 import pytest
 
 SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
@@ -102,12 +101,6 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
-def is_free(port):
-    """Whether no process listens at a port."""
-    with contextlib.closing(socket.socket()) as listener:
-        return listener.connect_ex(("127.0.0.1", port)) != 0
-
-
 @pytest.fixture(scope="session")
 def local_slurm(tmp_path_factory):
     """Starts a private SLURM with two nodes on this machine; returns the environment for its commands."""
@@ -115,8 +108,9 @@ def local_slurm(tmp_path_factory):
     if missing := [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=SYSTEM_PATH)]:
         pytest.skip(f"{missing[0]} was not found (Debian's packages slurm-wlm and munge)")
     folder = tmp_path_factory.mktemp("slurm")
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # Each process that runs tests has its own ports.
-    port = next(port for port in range(16_817 + 100 * worker, 32_000, 3) if all(map(is_free, range(port, port + 3))))
+    port = next(
+        port for port in range(16_817 + 100 * ports.WORKER, 32_000, 3) if all(map(ports.is_free, range(port, port + 3)))
+    )
     environment = {
         **os.environ,
         "LOCAL_SLURM_PORT": str(port),

@@ -1,14 +1,31 @@
 """A queue for tests of engines, and a way to wait for other processes."""
 
+import contextlib
 import threading
 
 from neural_alignment.errors import Stopped
 
 
-def awaited(fact):
-    """Waits for a fact that another process brings about; the time limit of the test is the only one."""
+def awaited(fact, over=None):
+    """Waits for a fact that another process brings about; returns whether it came before the event `over`."""
     while not fact():
+        if over is not None and over.is_set():
+            return False
         threading.Event().wait(0.02)
+    return True
+
+
+@contextlib.contextmanager
+def beside(function):
+    """Runs `function(over)` in a thread. The event `over` is set at the end of the body, which waits for the thread."""
+    over = threading.Event()
+    thread = threading.Thread(target=function, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class Recorder:

@@ -167,7 +167,8 @@ def test_fresh_names_are_those_of_a_new_process():
 def test_the_arguments_of_all_calls_of_a_layer_are_known():
     model = shared_dense()
     calls = internals.call_arguments(model.get_layer("shared"))
-    assert [arguments[0] is model.input[side] for (arguments, _), side in zip(calls, ("left", "right"), strict=True)]
+    given = [arguments[0] for arguments, _ in calls]
+    assert [tensor is model.input[side] for tensor, side in zip(given, ("left", "right"), strict=True)] == [True, True]
     assert [options for _, options in calls] == [{}, {}]
     assert internals.call_arguments(keras.layers.Dense(2)) == []
 

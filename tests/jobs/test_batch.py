@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-import time
+import types
 from pathlib import Path
 
 import pytest
 
 from neural_alignment.errors import RunError, Stopped
 from neural_alignment.jobs import batch
+from neural_alignment.jobs import estimates as jobs_estimates
 from neural_alignment.jobs.batch import Batch, Execution, Screen
 from neural_alignment.jobs.ending import Ending
 from neural_alignment.jobs.engines.in_process import InProcess
@@ -71,13 +72,21 @@ def test_a_damaged_file_of_durations_is_one_line(tmp_path):
         Estimates(str(tmp_path / "seconds.csv"), "")
 
 
-def test_the_status_names_the_running_jobs_and_the_time_left(tmp_path, training):
+@pytest.fixture
+def clock(monkeypatch):
+    """Replaces the clock of the estimates by a list with the time in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(jobs_estimates, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_the_status_names_the_running_jobs_and_the_time_left(tmp_path, training, clock):
     estimates = Estimates(str(tmp_path / "seconds.csv"), "")
     estimates.seconds = {"fc/a/seed0": 100.0, "fc/b/seed0": 110.0}
     first, second = training("fc/a/seed0"), training("fc/b/seed0")
     jobs = Batch([first, second], str(tmp_path), 2, Execution(InProcess(), Screen(print, print), estimates))
     assert jobs.next() == first
-    jobs._active["fc/a/seed0"] = Active(first, Begun(time.monotonic() - 30))
+    jobs._active["fc/a/seed0"] = Active(first, Begun(clock[0] - 30))
     assert jobs.status() == "fc/a/seed0 0 %, 70 s left | all jobs: 3 min left (estimate)"
     path = tmp_path / "runs" / "fc" / "a" / "seed0"
     path.mkdir(parents=True)
@@ -103,7 +112,7 @@ def halved(tmp_path):
     return write
 
 
-def test_the_time_left_of_a_resumed_run_follows_from_its_progress_since_then(tmp_path, training, halved):
+def test_the_time_left_of_a_resumed_run_follows_from_its_progress_since_then(tmp_path, training, halved, clock):
     estimates = Estimates()
     estimates.seconds = {"run": 100.0}
     metrics = halved("run")
@@ -114,7 +123,7 @@ def test_the_time_left_of_a_resumed_run_follows_from_its_progress_since_then(tmp
 
     def after(seconds):
         begun = jobs._active["run"].begun
-        jobs._active["run"] = Active(run, Begun(time.monotonic() - seconds, begun.done))
+        jobs._active["run"] = Active(run, Begun(clock[0] - seconds, begun.done))
         return jobs.status().partition(" |")[0]
 
     assert after(10) == "run 50 %, 40 s left"  # Half of 100 seconds, of which 10 have passed.
@@ -184,10 +193,10 @@ def test_the_traceback_of_a_piece_whose_code_is_wrong_can_be_read(tmp_path, comp
     assert not (tmp_path / "logs").exists()
 
 
-def test_the_duration_of_a_resumed_job_is_estimated_from_its_part():
-    assert Begun(time.monotonic() - 30, 0.75).whole == pytest.approx(120, abs=1)
-    assert Begun(time.monotonic() - 30).whole == pytest.approx(30, abs=1)
-    assert Begun(time.monotonic() - 30, 1.0).whole == pytest.approx(30, abs=1)
+def test_the_duration_of_a_resumed_job_is_estimated_from_its_part(clock):
+    assert Begun(clock[0] - 30, 0.75).whole == 120
+    assert Begun(clock[0] - 30).whole == 30
+    assert Begun(clock[0] - 30, 1.0).whole == 30
 
 
 @pytest.mark.parametrize(("state", "error"), [("failed", RunError), ("unavailable", RunError), ("stopped", Stopped)])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import exhaustive_unless
-from recorder import Recorder, awaited
+from recorder import Recorder, awaited, beside
 
 from neural_alignment.errors import Stopped
 from neural_alignment.jobs import children as child_processes
@@ -142,15 +142,13 @@ def test_a_killed_child_takes_only_its_run_with_it_and_a_pool_leaves_no_process(
     endless = training("endless", "epochs=1000000")
     runs = [training("before"), endless, training("after")]
 
-    def kill():
+    def kill(over):
         status, metrics = Path(endless.run_dir, "status.json"), Path(endless.run_dir, "metrics.csv")
-        awaited(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
-        os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+        if awaited(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, over):
+            os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    Processes(1).run(queue := Recorder(tmp_path, runs))
-    thread.join()
+    with beside(kill):
+        Processes(1).run(queue := Recorder(tmp_path, runs))
     assert [queue.endings[run.name].state for run in runs] == ["finished", "failed", "finished"]
     assert queue.endings["endless"].reason == "its process was killed by SIGKILL"
     assert not processes()
@@ -169,16 +167,13 @@ def test_a_waiting_child_that_was_killed_is_replaced(training, staying):
 def test_a_stopped_pool_leaves_no_process(tmp_path, training, children):
     runs = [training("before"), training("endless", "epochs=1000000")]
 
-    def stop():
+    def stop(over):
         metrics = Path(runs[1].run_dir, "metrics.csv")
-        awaited(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if awaited(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, over):
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(Stopped, match="SIGTERM"):
+    with beside(stop), pytest.raises(Stopped, match="SIGTERM"):
         Processes(1).run(Recorder(tmp_path, runs))
-    thread.join()
     assert not processes()
 
 

@@ -1,13 +1,13 @@
 """The contract of engines, for each of them: SLURM by submitit's local executor, TPUs by a launcher on the CPU."""
 
+import contextlib
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 
 import pytest
-from recorder import Recorder, awaited
+from recorder import Recorder, awaited, beside
 
 from neural_alignment.errors import Stopped
 from neural_alignment.jobs.ending import Ending
@@ -22,19 +22,19 @@ def status(job):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+@contextlib.contextmanager
 def once_it_runs(job, act, before=None):
-    """Starts a thread that acts on the process of a run, once that has written a row and is another than `before`."""
+    """Acts on the process of a run, once that has written a row and is another than `before`; gives a list of it."""
     seen = []
 
-    def follow():
+    def follow(over):
         metrics = Path(job.run_dir, "metrics.csv")
-        awaited(lambda: metrics.exists() and status(job).get("pid") not in (None, before))
-        seen.append(status(job)["pid"])
-        act(seen[0])
+        if awaited(lambda: metrics.exists() and status(job).get("pid") not in (None, before), over):
+            seen.append(status(job)["pid"])
+            act(seen[0])
 
-    thread = threading.Thread(target=follow)
-    thread.start()
-    return thread, seen
+    with beside(follow):
+        yield seen
 
 
 def each(names, exhaustive=()):
@@ -70,16 +70,16 @@ def test_pieces_are_computed(engine, tmp_path, computation):
 def test_a_signal_stops_the_jobs_which_save_their_state_and_a_killed_job_has_failed(engine, tmp_path, training):
     """A run that would never end is stopped together with the pool, resumed by the next pool, and killed there."""
     run = training("endless", ENDLESS)
-    thread, first = once_it_runs(run, lambda pid: os.kill(os.getpid(), signal.SIGTERM))
     queue = Recorder(tmp_path, [run])
-    with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
+    with (
+        once_it_runs(run, lambda pid: os.kill(os.getpid(), signal.SIGTERM)) as first,
+        pytest.raises(Stopped, match="SIGTERM; the same command resumes"),
+    ):
         engine.run(queue)
-    thread.join()
     assert not queue.endings
     assert status(run)["state"] == "stopped"
-    thread, _ = once_it_runs(run, lambda pid: os.kill(pid, signal.SIGKILL), before=first[0])
-    engine.run(queue := Recorder(tmp_path, [run]))
-    thread.join()
+    with once_it_runs(run, lambda pid: os.kill(pid, signal.SIGKILL), before=first[0]):
+        engine.run(queue := Recorder(tmp_path, [run]))
     assert queue.endings["endless"].state == "failed"
     assert queue.endings["endless"].reason
 

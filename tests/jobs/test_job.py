@@ -117,18 +117,30 @@ def test_a_run_waits_for_its_orphan_to_release_the_directory(tmp_path, training,
 
 def test_the_state_of_keras_is_cleared_after_the_last_graph_has_been_traced(monkeypatch):
     """A run that fails early leaves a thread in which the graph of a step is traced."""
-    tracing, begun = [], threading.Event()
+    tracing, begun, waited_for = [], threading.Event(), threading.Event()
+
+    class Tracing(threading.Thread):
+        """A thread that ends when something waits for its end."""
+
+        def run(self):
+            begun.set()
+            waited_for.wait()
+
+        def join(self, timeout=None):
+            waited_for.set()
+            super().join(timeout)
 
     def work():
-        threading.Thread(
-            target=lambda: begun.set() or threading.Event().wait(0.5), name=f"{stepping.TRACING}_0"
-        ).start()
+        Tracing(name=f"{stepping.TRACING}_0").start()
         begun.wait()
         assert stepping.is_tracing()
         raise RunError("init_from: the state is missing")
 
     monkeypatch.setattr(keras.backend, "clear_session", lambda: tracing.append(stepping.is_tracing()))
-    assert ending_of(work).state == "failed"
+    try:
+        assert ending_of(work).state == "failed"
+    finally:
+        waited_for.set()
     assert tracing == [False]
 
 

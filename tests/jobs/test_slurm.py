@@ -6,12 +6,11 @@ import re
 import signal
 import stat
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 from processes import Command
-from recorder import Recorder, awaited
+from recorder import Recorder, awaited, beside
 
 from neural_alignment.errors import ConfigError, Stopped
 from neural_alignment.jobs.ending import Ending
@@ -503,17 +502,17 @@ def test_a_run_is_requeued_before_its_time_limit_and_resumes_as_often_as_allowed
     run = training("endless", "epochs=1000000")
     seen = []
 
-    def follow():
+    def follow(over):
+        metrics = Path(run.run_dir, "metrics.csv")
         for _ in range(2):
-            awaited(lambda: Path(run.run_dir, "metrics.csv").exists() and status(run).get("pid") not in (None, *seen))
+            if not awaited(lambda: metrics.exists() and status(run).get("pid") not in (None, *seen), over):
+                return
             seen.append(status(run)["pid"])
             record = json.loads((tmp_path / "slurm" / "running.json").read_text())
             subprocess.run(["scancel", "--signal=USR2", record["endless"]["number"]], check=True)
 
-    thread = threading.Thread(target=follow)
-    thread.start()
-    Slurm(1, ["time=60", "requeues=1", "partition=low"]).run(queue := Recorder(tmp_path, [run]))
-    thread.join()
+    with beside(follow):
+        Slurm(1, ["time=60", "requeues=1", "partition=low"]).run(queue := Recorder(tmp_path, [run]))
     assert len(seen) == 2
     assert queue.endings["endless"].reason.startswith("was interrupted 2 times; raise --slurm time")
     events = [event for event, _ in queue.events if event != "says"]

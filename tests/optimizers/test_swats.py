@@ -256,3 +256,35 @@ def test_there_are_two_scalars_for_each_variable_beside_three_slots():
     shapes = [tuple(each.shape) for each in optimizer.variables][2:]  # After the count and the learning rate.
     assert sorted(shapes) == sorted([SHAPE] * 6 + [()] * 4)
     assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon, optimizer.rectified) == (0.9, 0.999, 1e-9, False)
+
+
+def test_after_the_change_the_rate_still_scales_noise_and_weight_decay(float64):
+    gradients = recorded()
+    at = change(reference(), gradients)
+    schedule = WarmupAndDrops(RATE, 4, 0, ((at + 3) / 4,))
+    rates = [float(schedule(step)) for step in range(STEPS)]
+    assert rates[at] > 5 * rates[-1]
+
+    def made(**options):
+        return SWATS(WarmupAndDrops(RATE, 4, 0, ((at + 3) / 4,)), **OPTIONS, **options)
+
+    def moves(optimizer, given=gradients):
+        return np.diff([starts()[0], *run(optimizer, alone(given))[:, 0]], axis=0)
+
+    plain = moves(made())
+
+    def decayed(by):
+        w, out = starts()[0], []
+        for move, rate in zip(plain, by, strict=True):
+            w = w * (1 - 0.5 * rate) + move
+            out.append(w)
+        return np.array(out)
+
+    ours = run(made(weight_decay=0.5), alone(gradients))[:, 0]
+    assert_close(ours, decayed(rates), "float32")
+    assert_differs(ours[-1], decayed([RATE] * STEPS)[-1])
+    assert_differs(ours[-1], decayed([rate if step <= at else 0.0 for step, rate in enumerate(rates)])[-1])
+    unit = moves(Noisy(Momentum(1.0), 0.25), np.zeros((STEPS, *SHAPE)))
+    found = moves(Noisy(made(), 0.25)) - plain
+    assert_close(found, np.array(rates)[:, None, None] * unit, "float32")
+    assert_differs(found[-1], RATE * unit[-1])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import screen_of
 from processes import Command
+from recorder import awaited, beside
 
 from neural_alignment.data.sources import DigitsData
 from neural_alignment.errors import DataUnavailable, Stopped
@@ -18,12 +19,6 @@ from neural_alignment.search import run
 from neural_alignment.training.run import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def awaited(fact):
-    """Waits for a fact that another process brings about; the time limit of the test is the only one."""
-    while not fact():
-        threading.Event().wait(0.02)
 
 
 @pytest.fixture
@@ -57,9 +52,8 @@ class TestProcesses:
         plan = plans.load(plan_file(text), trials=2)
         path = tmp_path / "found"
         base = ["epochs=1000000"]
-        endless = threading.Event()
 
-        def kill():
+        def kill(over):
             def victim():
                 for status in path.glob("trials/*/status.json"):
                     number = int(status.parent.name)
@@ -68,18 +62,12 @@ class TestProcesses:
                         return RunDirectory(status.parent).status()
                 return None
 
-            awaited(lambda: endless.is_set() or victim())
-            if not endless.is_set():
+            if awaited(victim, over):
                 os.kill(victim()["pid"], signal.SIGKILL)
 
-        thread = threading.Thread(target=kill)
-        thread.start()
         said = []
-        try:
+        with beside(kill):
             trials = run.search(plan, base, str(path), Processes(2), screen_of(said.append))
-        finally:
-            endless.set()
-            thread.join()
         for each in trials:
             if each.settings["max_steps"] == 7:
                 assert each.state == "finished"
@@ -127,16 +115,13 @@ class TestProcesses:
         plan = plans.load(plan_file(text.replace("epochs: 1\n", "")), trials=2)
         path = tmp_path / "found"
 
-        def interrupt():
+        def interrupt(over):
             metrics = [path / "trials" / name / "metrics.csv" for name in ("0001", "0002")]
-            awaited(lambda: all(each.exists() for each in metrics))
-            os.kill(os.getpid(), signal.SIGTERM)
+            if awaited(lambda: all(each.exists() for each in metrics), over):
+                os.kill(os.getpid(), signal.SIGTERM)
 
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        with pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
+        with beside(interrupt), pytest.raises(Stopped, match="SIGTERM; the same command resumes"):
             run.search(plan, ["epochs=1000000"], str(path), Processes(2), screen_of(print))
-        thread.join()
         assert not (path / "trials.jsonl").exists()
         for name in ("0001", "0002"):
             assert RunDirectory(path / "trials" / name).status()["state"] == "stopped"

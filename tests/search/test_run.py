@@ -5,7 +5,6 @@ import itertools
 import json
 import signal
 import threading
-import time
 import types
 
 import pytest
@@ -303,9 +302,10 @@ def test_the_status_names_the_running_trials_and_the_time_left(tmp_path, plan_fi
     plan = plans.load(plan_file(), trials=4)
     searched = run.Search(plan, plans.base_config(plan), str(path))
     trials = run.Ledger(searched, types.SimpleNamespace(slots=2), 0.1, Screen(print, shown.append), lambda: None)
+    now = [1000.0]
+    monkeypatch.setattr(estimates, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     first, second = trials.next(), trials.next()
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 30)  # Both have run for 30 s.
+    now[0] += 30
     (path / "trials" / "0001").mkdir()
     (path / "trials" / "0001" / "metrics.csv").write_text(f"step,epoch\n0,0\n5,{searched.base.epochs / 4}\n")
     trials.show_progress()

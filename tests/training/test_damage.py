@@ -432,11 +432,19 @@ def test_a_changed_header_is_seen_before_any_step(copied, checksums, monkeypatch
         run.train(config(), path, resume=True)
 
 
-def test_every_changed_byte_of_the_metrics_of_an_ended_run_is_seen(whole):
-    directory = run.RunDirectory(whole)
-    status, content = directory.status(), (whole / "metrics.csv").read_bytes()
-    known = MetricsFile(str(whole / "metrics.csv")).digest()
-    assert status["files"]["metrics.csv"] == known == hashlib.sha256(content).hexdigest()
+def test_every_changed_byte_of_the_metrics_of_an_ended_run_is_seen(copied):
+    file = copied("finished") / "metrics.csv"
+    content, directory = file.read_bytes(), run.RunDirectory(str(file.parent))
+    status = directory.status()
+    assert status["files"]["metrics.csv"] == hashlib.sha256(content).hexdigest()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(RunError, match=r"metrics\.csv: is damaged"):
+            directory.rows(status)
+    file.write_bytes(content)
+    assert directory.rows(status)
 
 
 def test_every_changed_byte_of_a_status_is_seen(whole):

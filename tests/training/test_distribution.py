@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 from typing import ClassVar, Literal
 from unittest import mock
 
@@ -19,6 +18,7 @@ import pytest
 import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, TIED, assert_close, distance, exhaustive_unless
 from helpers import RUN_ON_REPLICAS as CONFIG
+from ports import free_ports
 from processes import Command
 
 from neural_alignment import config as configuration
@@ -505,17 +505,6 @@ def test_the_examples_that_fill_up_a_batch_do_not_change_j_with_the_loss_of_a_us
     loaded = load_model(tmp_path / "model.keras").loss
     assert isinstance(loaded, FunctionLoss if seed else Difference)
     assert loaded.reduction == "mean_with_sample_weight"
-
-
-def free_ports(count):
-    """Returns free ports."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def tf_config(index, ports):

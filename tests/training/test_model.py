@@ -108,15 +108,17 @@ def test_without_an_optimizer_a_model_is_only_evaluated():
     assert int(call_count(model.optimizer)) == 1
 
 
-def test_in_a_frozen_model_no_rule_is_said_to_be_wrong():
+@pytest.mark.parametrize("frozen", [True, False])
+def test_in_a_frozen_model_no_rule_is_said_to_be_wrong(frozen):
     """Keras trains nothing in it, whatever its layers say."""
     model = network(from_config(RULE_CONFIGS["activation"]))
-    model.trainable = False
-    model.layers[-1].trainable = True
+    if frozen:
+        model.trainable = False
+        model.layers[-1].trainable = True
     model.compile(optimizer(), cross_entropy(), jit_compile=False)
     before = model.get_weights()
     model.fit(*data(), verbose=0)
-    assert same(before[:-1], model.get_weights()[: len(before) - 1])
+    assert all(same(before, model.get_weights())) == frozen
 
 
 def test_r_is_averaged_over_the_steps_at_which_it_ran():
@@ -634,6 +636,15 @@ def test_a_loaded_model_trains_like_the_one_that_was_saved(rule, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     assert int(loaded.optimizer.iterations) == 6
     assert loaded.get_compile_config()["minibatches"] == 2
+
+
+def test_a_model_in_the_old_format_is_loaded_with_custom_objects(tmp_path):
+    model = network(Symmetric(self_=0.3, decay=0.2))
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5", custom_objects={"AlignedModel": AlignedModel})
+    assert type(loaded) is AlignedModel
+    assert [layer.alignment for layer in aligned_layers(loaded)] == [layer.alignment for layer in aligned_layers(model)]
+    assert same(model.get_weights(), loaded.get_weights()) == [True] * len(model.get_weights())
 
 
 def test_aligned_layers_are_those_with_a_rule_in_the_order_of_the_forward_pass():
