@@ -48,7 +48,8 @@ REMARK = (
     "ResNet-18 of width 16, 50,000 images of 32 x 32 pixels with flips and crops, batches of 128. Test accuracy after "
     "the last epoch; no epoch was chosen. Mean and standard deviation over seeds. Angles between W and B^T at the end, "
     "in degrees: mean over layers, and the largest of any layer; pseudogradient: between the update of W through B and "
-    "the gradient of J on 64 test images. Minutes: of one thread, two runs at a time."
+    "the gradient of J on 64 test images. Minutes: of one thread, two runs at a time; "
+    "other work shared the two cores, so they are only a rough guide."
 )
 
 
