@@ -44,6 +44,9 @@ COLUMNS = (
 CHANCE = (0.1, 0.5)
 """Top-1 and top-5 of a run that diverged."""
 
+SMALLEST_RANGE = 5.0
+"""Points of accuracy that the axis of the accuracies has at least."""
+
 REMARK = (
     "ResNet-18 of width 16, 50,000 images of 32 x 32 pixels with flips and crops, batches of 128. Test accuracy after "
     "the last epoch; no epoch was chosen. Mean and standard deviation over seeds. Angles between W and B^T at the end, "
@@ -121,8 +124,8 @@ def _line(rule: str, rows: Sequence[Row]) -> Row:
 
 _CURVES = (
     ("top1", "test top-1 (%)", "accuracy over training", (0, None)),
-    ("weight_angle", "angle of W to Bᵀ (degrees)", "weights, mean over layers", (0, 95)),
-    ("pseudogradient_angle", "angle of update to gradient (degrees)", "updates of W, mean over layers", (0, 95)),
+    ("weight_angle", "angle of W to Bᵀ (degrees)", "weights (mean of layers)", (0, 95)),
+    ("pseudogradient_angle", "angle of update to gradient (degrees)", "updates (mean of layers)", (0, 95)),
 )
 """Column, label of its axis, title and limits of each panel over training."""
 
@@ -141,13 +144,16 @@ def _accuracy(rows: Sequence[Row]) -> Panel:
             style = {**LOOKS[row["rule"]].options(), "linestyle": "", "label": None, "markersize": 6}
             axis.plot(100 * row["test_top1"], names.index(row["rule"]), **style)
         axis.set_yticks(range(len(names)), [LOOKS[rule].label for rule in names])
-        axis.invert_yaxis()
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        low, high = axis.get_xlim()
+        margin = max(0.0, SMALLEST_RANGE - (high - low)) / 2  # Equal accuracies must not look far apart.
+        axis.set_xlim(low - margin, high + margin)
         axis.grid(axis="x", color="0.85")
 
     return panel(draw, xlabel="test top-1 (%)", ylabel="rule", title="accuracy of each run")
 
 
-PAGES = ("docs/results.md",)
+PAGES = ("README.md", "docs/results.md")
 """Pages that contain the table."""
 
 ITEMS = [
