@@ -38,7 +38,7 @@ LOOKS["weight_mirror_adam"] = replace(LOOKS["weight_mirror_adam"], label="weight
 
 COLUMNS = (
     *("rule", "seed", "epochs", "test_top1", "test_top5", "mean_angle", "largest_angle", "seconds"),
-    *("pseudogradient_angle", "diverged"),
+    *("pseudogradient_angle", "norm_ratio", "diverged"),
 )
 
 CHANCE = (0.1, 0.5)
@@ -50,9 +50,9 @@ SMALLEST_RANGE = 5.0
 REMARK = (
     "ResNet-18 of width 16, 50,000 images of 32 x 32 pixels with flips and crops, batches of 128. Test accuracy after "
     "the last epoch; no epoch was chosen. Mean and standard deviation over seeds. Angles between W and B^T at the end, "
-    "in degrees: mean over layers, and the largest of any layer; pseudogradient: between the update of W through B and "
-    "the gradient of J on 64 test images. Minutes: of one thread, two runs at a time; "
-    "other work shared the two cores, so they are only a rough guide."
+    "in degrees: mean over layers, and the largest of any layer; norm: mean over layers of the ratio; pseudogradient: "
+    "between the update of W through B and the gradient of J on 64 test images. Minutes: of one thread, two runs at a "
+    "time; other work shared the two cores, so they are only a rough guide."
 )
 
 
@@ -78,8 +78,9 @@ def make(source: Source) -> Artifact:
 def _row(rule: str, outcome: Outcome) -> Row:
     """Returns the row of a run in the CSV file."""
     last = outcome.rows[-1] if outcome.rows else {}
-    angles, pseudogradients = (
-        over_layers({} if outcome.diverged else last, name) for name in ("weight_angle", "pseudogradient_angle")
+    angles, pseudogradients, norms = (
+        over_layers({} if outcome.diverged else last, name)
+        for name in ("weight_angle", "pseudogradient_angle", "norm_ratio")
     )
     return {
         "rule": rule,
@@ -91,6 +92,7 @@ def _row(rule: str, outcome: Outcome) -> Row:
         "mean_angle": angles.mean,
         "largest_angle": max(angles.known, default=math.nan),
         "pseudogradient_angle": pseudogradients.mean,
+        "norm_ratio": norms.mean,
         "seconds": round(outcome.seconds, 1),
     }
 
@@ -105,7 +107,7 @@ def _course(rule: str, outcome: Outcome) -> Iterator[Row]:
 
 def _line(rule: str, rows: Sequence[Row]) -> Row:
     """Returns a line of the table."""
-    seeds = len(SEEDS_BY_RULE[rule])
+    seeds, norms = len(SEEDS_BY_RULE[rule]), spread(rows, "norm_ratio")
     notes = [f"{len(rows)} of {seeds} seeds"] if 0 < len(rows) < seeds else []
     notes += [f"{diverged} diverged, counted as chance"] if (diverged := sum(row["diverged"] for row in rows)) else []
     few = f" ({', '.join(notes)})" if notes else ""
@@ -117,6 +119,7 @@ def _line(rule: str, rows: Sequence[Row]) -> Row:
         "test top-5 (%)": f"{spread(rows, 'test_top5', 100)}" if rows else "",
         "mean angle": one_decimal(spread(rows, "mean_angle")),
         "largest angle": one_decimal(spread(rows, "largest_angle")),
+        "norm of B / W": f"{norms:.2f}" if norms.known else "",
         "pseudogradient angle": one_decimal(spread(rows, "pseudogradient_angle")),
         "minutes": f"{spread(rows, 'seconds').mean / 60:.0f}" if rows else "",
     }

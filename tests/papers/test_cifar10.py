@@ -89,6 +89,7 @@ def test_the_table_has_the_columns_that_were_agreed_on_and_means_over_seeds(tmp_
         "largest_angle",
         "seconds",
         "pseudogradient_angle",
+        "norm_ratio",
         "diverged",
     ]
     symmetric = [row for row in rows if row["rule"] == "symmetric"]
@@ -99,7 +100,10 @@ def test_the_table_has_the_columns_that_were_agreed_on_and_means_over_seeds(tmp_
     assert {(row["rule"], row["diverged"]) for row in rows} == {
         ("backprop", "0"), ("symmetric", "0"), ("feedback", "1"),
     }  # fmt: skip
-    assert "| symmetric (SA) | 3 | 15 | 90.00 ± 2.00 | 90.00 ± 0.00 | 50.0 ± 0.0 | 50.0 ± 0.0 |  | 0 |" in artifact.text
+    assert (
+        "| symmetric (SA) | 3 | 15 | 90.00 ± 2.00 | 90.00 ± 0.00 | 50.0 ± 0.0 | 50.0 ± 0.0 | 50.00 ± 0.00 |  | 0 |"
+        in artifact.text
+    )
     assert "| backpropagation | 3 | 15 | 91.00 ± 1.41 (2 of 3 seeds) |" in artifact.text
     assert "| feedback (FA) | 1 | 15 | 10.00 (1 diverged, counted as chance) | 50.00 |" in artifact.text
     assert artifact.text.count("not yet run") == 5
@@ -115,13 +119,18 @@ def test_the_pseudogradient_angle_is_that_after_the_last_epoch_and_none_if_the_r
         path = write_run(tmp_path, cells[rule], 0, 0.9, state=state) / "metrics.csv"
         rows = list(csv.DictReader(path.read_text().splitlines()))
         columns = [*rows[0], "pseudogradient_angle/stem", "pseudogradient_angle/dense"]
-        angles = [{"pseudogradient_angle/stem": 40 - 20 * n, "pseudogradient_angle/dense": 44 - 20 * n} for n in (0, 1)]
+        measures = {"pseudogradient_angle": (40, 44), "norm_ratio": (20.4, 20.8)}
+        angles = [
+            {f"{name}/{layer}": each - 20 * n for name, pair in measures.items()
+             for layer, each in zip(("stem", "dense"), pair, strict=True)}
+            for n in (0, 1)
+        ]  # fmt: skip
         path.write_text(csv_text(columns, [row | own for row, own in zip(rows, angles, strict=False)]))
     artifact = made(tmp_path)
     found = {row["rule"]: row["pseudogradient_angle"] for row in artifact.rows}
     assert found["symmetric"] == pytest.approx(22)
     assert np.isnan(found["feedback"])
-    assert "| 50.0 | 50.0 | 22.0 | 0 |" in artifact.text
+    assert "| 50.0 | 50.0 | 0.60 | 22.0 | 0 |" in artifact.text
 
 
 def rows_of_results():
@@ -150,3 +159,15 @@ def test_the_table_of_the_results_follows_from_the_file():
             assert f"| {values[0]:.2f} " in line
         else:
             assert f"| {np.mean(values):.2f} ± {statistics.stdev(values):.2f} " in line
+
+
+def test_what_the_page_says_of_information_alignment_is_in_the_file():
+    """Its B points along W^T, but is smaller, and the update of W is not that of backpropagation."""
+    rows = {row["rule"]: row for row in rows_of_results() if row["seed"] == "0"}
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert "In information alignment B points along W^T at the end, but is smaller" in page
+    information, backpropagation = rows["information"], rows["backprop"]
+    assert float(information["largest_angle"]) < 5
+    assert float(information["norm_ratio"]) < 0.6
+    assert float(information["pseudogradient_angle"]) > 20
+    assert float(information["test_top1"]) < float(backpropagation["test_top1"]) - 0.05
