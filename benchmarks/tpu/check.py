@@ -124,7 +124,8 @@ def check(
             tqdm.write(f"{', '.join(case.key)}: {row['reason'] or 'compiles'}")
             bar.update()
     reason = f"not reached within {hours:g} hours of processor time" if hours else NOT_YET
-    write(table, [rows.get(each.key) or without_result(each, reason) for each in lines])
+    earlier = {} if hours else stored  # If nothing is compiled, the reasons stay as well.
+    write(table, [rows.get(each.key) or earlier.get(each.key) or without_result(each, reason) for each in lines])
 
 
 def children_seconds() -> float:
