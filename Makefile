@@ -121,7 +121,7 @@ vision-transformer: $(VENV)/.cpu
 		--set logging.tensorboard=false --output results/cifar10/vision_transformer
 	$(BIN)/python tests/rules_tables.py
 
-# All rules on CIFAR-10 at full size: 4.5 to 9 hours on 2 cores (estimates, docs/results.md). The same command resumes.
+# All rules on CIFAR-10 at full size: hours on 2 cores (docs/results.md has the minutes of a run). The same command resumes.
 cifar10-table: $(VENV)/.cpu
 	nice $(BIN)/neural-alignment lab cifar10 --runs results/cifar10/runs --engine processes:2
 	PYTHONPATH=. $(BIN)/python tests/lab_rates.py cifar10

@@ -503,13 +503,14 @@ class Alignment(Options):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Alignment:
         """Builds the rule from the result of `get_config`."""
-        fields, known = cls.model_fields, {}
-        for name, value in config.items():
-            # `get_config` writes tuples, sets and enumerations as JSON does; a constructor takes the objects only.
-            kind = fields[name].rebuild_annotation() if name in fields else None
+        with contextlib.suppress(ValueError):
+            return cls(**config)
+        # `get_config` writes tuples, sets and enumerations as JSON does; a constructor takes the objects only.
+        known = dict(config)
+        for name in config.keys() & cls.model_fields.keys():
+            kind = pydantic.TypeAdapter(cls.model_fields[name].rebuild_annotation())
             with contextlib.suppress(pydantic.ValidationError):
-                value = value if kind is None else pydantic.TypeAdapter(kind).validate_json(json.dumps(value))
-            known[name] = value
+                known[name] = kind.validate_json(json.dumps(config[name]))
         return cls(**known)
 
 

@@ -271,7 +271,7 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of all layers.
+    """Copies the weights of all layers, which of them are frozen, and vocabularies.
 
     Backward kernels and step counters are copied if the layer has them in both models; otherwise the new ones keep
     their initial values.

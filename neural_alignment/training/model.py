@@ -192,9 +192,10 @@ class AlignedModel(InterceptedModel):
         self._minibatches = minibatches
         trained = [each for each in connections(self) if each.is_trained]
         intervals = [each.alignment.interval for each in trained]
+        if self._regulariser_tracker is not None:  # Keras would track that of an earlier `compile` as well.
+            keras_internals.untrack(self, self._regulariser_tracker)
+        self._regulariser_tracker = RegulariserMean(intervals)
         if self.optimizer is None:  # Only `evaluate` and `predict`, as in Keras.
-            if self._regulariser_tracker is None:
-                self._regulariser_tracker = RegulariserMean(intervals)
             return
         self._step_modes = StepModes(without_loss_scaling(self.optimizer), {*intervals})
         self._check_layers()
@@ -202,9 +203,6 @@ class AlignedModel(InterceptedModel):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         self._draws_noise = any(layer.alignment.uses_step for layer in aligned_layers(self))
-        if self._regulariser_tracker is not None:  # Keras would track that of an earlier `compile` as well.
-            keras_internals.untrack(self, self._regulariser_tracker)
-        self._regulariser_tracker = RegulariserMean(intervals)
         self._calls_train_step = False
         self._watch = FiniteWatch([each.name for each in trained])
 
@@ -604,7 +602,7 @@ class AlignedModel(InterceptedModel):
             gradients.values[: len(trainable)] = found[: len(trainable)]
             for (connection, _), gradient in zip(copies, found[len(trainable) :], strict=True):
                 gradients.add_of_r(connection.kernel, gradient)
-            known = {id(variable) for variable in trainable}  # None if the model itself is frozen.
+            known = {id(variable) for variable in trainable}  # Empty if the model itself is frozen.
             for each in connections(self):
                 if each.name in state.losses and id(each.stored_backward_kernel) in known:
                     each.check_gradient(gradients.of(each.stored_backward_kernel))
@@ -651,7 +649,7 @@ class AlignedModel(InterceptedModel):
         Args:
             gradients: the gradients to add to.
             term: R_l.
-            before: tensors that are computed first, because memory must not hold both.
+            before: tensors that are computed before R_l. This saves memory, because they free others.
 
         Returns:
             R_l, and the tensors that the next R_l may have to wait for.

@@ -227,7 +227,7 @@ def evaluate(run_dir: str | Path, strategy: str | None = None) -> dict[str, floa
         RunError: if there is no saved model, a file is damaged, a weight is not finite, or a device is missing.
         ConfigError: if the options do not fit the devices or the data.
         DataError: if the data cannot be read.
-        Unavailable: if a TPU cannot be reached.
+        TPUUnavailable: if a TPU cannot be reached.
         Diverged: if the weights are finite and J is not.
     """
     directory = RunDirectory(run_dir)
