@@ -270,6 +270,27 @@ def _check_plain_weights(model: keras.Model) -> None:
             raise ArgumentError("model", "must have the weights of native layers", found, "convert the model first")
 
 
+def _copy_vocabulary(source: keras.Layer, target: keras.Layer) -> None:
+    """Copies what a layer keeps beside its weights: the vocabulary of a `TextVectorization`, or files of its own."""
+    weights: dict[str, Any] = {}
+    if not hasattr(source, "set_vocabulary"):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            source.save_own_variables(weights)  # Keras loads the variables before the files.
+            target.load_own_variables(weights)
+            target.load_assets(folder)
+    elif source.get_vocabulary(include_special_tokens=False):
+        # Not through a file, which would split words at line ends, and which Keras before 3.15 cannot read if the words
+        # have weights.
+        words = source.get_vocabulary()
+        source.save_own_variables(weights)
+        if "idf_weights" in weights:
+            # Keras pads them if `pad_to_max_tokens`.
+            target.set_vocabulary(words, idf_weights=weights["idf_weights"][: len(words)])
+        else:
+            target.set_vocabulary(words)
+
+
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Copies the weights of all layers, which of them are frozen, and vocabularies.
 
@@ -279,12 +300,7 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
     every = list(zip(all_layers(source), all_layers(target), strict=True))
     for old, new in every:
         if hasattr(old, "save_assets"):  # Vocabularies of layers such as `StringLookup` are not weights.
-            with tempfile.TemporaryDirectory() as folder:
-                old.save_assets(folder)
-                own: dict[str, Any] = {}  # As when Keras loads a model: the weights of the words come first.
-                old.save_own_variables(own)
-                new.load_own_variables(own)
-                new.load_assets(folder)
+            _copy_vocabulary(old, new)
     pairs = [pair for pair in every if pair[0].weights]
     own = [[each.alignment_weights if isinstance(each, AlignedLayer) else [] for each in pair] for pair in pairs]
     skipped = {id(weight) for old, new in own if not (old and new) for weight in [*old, *new]}

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import pathlib
 import re
 import weakref
 
@@ -89,34 +90,90 @@ def test_what_is_frozen_stays_frozen(part):
     assert (moved & every) - rounding == trained - rounding
 
 
-def vectorization():
-    layer = keras.layers.TextVectorization(output_sequence_length=4)
-    layer.adapt(["a b c d", "e f a"])
-    return layer
+VECTORIZATIONS = {
+    "int": {"output_sequence_length": 4},
+    "tf_idf": {"output_mode": "tf_idf"},
+    "tf_idf, padded": {"output_mode": "tf_idf", "max_tokens": 12, "pad_to_max_tokens": True},
+    "count": {"output_mode": "count", "ngrams": 2},
+}
 
 
-def frequencies():
-    layer = keras.layers.TextVectorization(output_mode="tf_idf", output_sequence_length=None)
-    layer.adapt(["a b c d", "e f a"])
-    return layer
-
-
-def lookup():
-    layer = keras.layers.StringLookup()
-    layer.adapt(["a", "b", "a b"])
-    return layer
-
-
-@pytest.mark.parametrize("words", [vectorization, frequencies, lookup])
-def test_vocabularies_are_copied(words):
+@pytest.mark.parametrize("case", VECTORIZATIONS)
+def test_vocabularies_are_copied(case):
     """They are neither weights nor in the configuration."""
-    inputs = keras.Input(() if words is not lookup else (1,), dtype="string")
-    x = words()(inputs)
-    x = x if words is frequencies else keras.layers.Flatten()(keras.layers.Embedding(12, 4)(x))
+    words = keras.layers.TextVectorization(**VECTORIZATIONS[case])
+    words.adapt(["a b c d", "e f a"])
+    inputs = keras.Input((), dtype="string")
+    x = words(inputs)
+    x = keras.layers.Flatten()(keras.layers.Embedding(12, 4)(x)) if case == "int" else x
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
     text = tf.constant(["a b", "f", "g"])
-    text = text if words is not lookup else text[:, None]
+    converted = convert(model, RULE).model
+    np.testing.assert_array_equal(converted(text), model(text))
+    assert not np.array_equal(model(text)[0], model(text)[1])
+    # A copy of the copy is one of the original.
+    np.testing.assert_array_equal(convert(converted, None).model(text), model(text))
+
+
+@pytest.mark.parametrize(("tokens", "adapted"), [(["a", "b\nc", "d e"], True), (["a", "b"], False)])
+def test_words_that_are_looked_up_are_copied(tokens, adapted):
+    """A word may contain the end of a line, and a vocabulary may be in the configuration."""
+    words = keras.layers.StringLookup(vocabulary=None if adapted else tokens)
+    if adapted:
+        words.adapt(tokens)
+    inputs = keras.Input((1,), dtype="string")
+    x = keras.layers.Flatten()(keras.layers.Embedding(5, 4)(words(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    text = tf.constant([[token] for token in [*tokens, "unknown"]])
     np.testing.assert_array_equal(convert(model, RULE).model(text), model(text))
+
+
+def test_numbers_that_are_looked_up_are_copied():
+    numbers = keras.layers.IntegerLookup(output_mode="tf_idf", max_tokens=8, pad_to_max_tokens=True)
+    numbers.adapt(np.array([[3, 4], [3, 5], [3, 6]]))
+    inputs = keras.Input((2,), dtype="int64")
+    model = keras.Model(inputs, keras.layers.Dense(3)(numbers(inputs)))
+    data = tf.constant([[3, 4], [5, 9]])
+    np.testing.assert_array_equal(convert(model, RULE).model(data), model(data))
+
+
+@pytest.mark.parametrize("mode", ["int", "tf_idf"])
+def test_a_layer_without_a_vocabulary_yet_is_converted(mode):
+    """It can be adapted in the converted model."""
+    inputs = keras.Input((), dtype="string")
+    pads = mode != "int"
+    words = keras.layers.TextVectorization(output_mode=mode, max_tokens=8, pad_to_max_tokens=pads, name="words")
+    x = words(inputs)
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(8, 4)(x)) if mode == "int" else x
+    model = convert(keras.Model(inputs, keras.layers.Dense(3)(x)), RULE).model
+    copy = model.get_layer("words")
+    assert copy.get_vocabulary(include_special_tokens=False) == []
+    copy.adapt(["a b a"])
+    assert copy.get_vocabulary(include_special_tokens=False) == ["a", "b"]
+
+
+@keras.saving.register_keras_serializable("tests")
+class FileOfItsOwn(keras.layers.Layer):
+    """Keeps a number in a file beside its weights."""
+
+    factor = 1.0
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+    def save_assets(self, dir_path):
+        (pathlib.Path(dir_path) / "factor.txt").write_text(str(self.factor))
+
+    def load_assets(self, dir_path):
+        self.factor = float((pathlib.Path(dir_path) / "factor.txt").read_text())
+
+
+def test_files_that_a_layer_keeps_are_copied():
+    layer = FileOfItsOwn()
+    layer.factor = 2.0
+    model = keras.Sequential([keras.Input((2,)), layer, keras.layers.Dense(3)])
+    data = np.ones((1, 2), "float32")
+    np.testing.assert_array_equal(convert(model, RULE).model(data), model(data))
 
 
 def test_converted_and_unconverted_layers_are_reported():
