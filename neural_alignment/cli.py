@@ -7,25 +7,40 @@ cannot be read; 1 any other error. Commands import TensorFlow only when they nee
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import functools
-import glob
-import inspect
 import json
 import os
-import re
 import sys
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from neural_alignment import paths, plugins, processors, quiet, shipped, terminal
-from neural_alignment.errors import ArgumentError, Diverged, InputError, Stopped, Unavailable, shortened
+from neural_alignment import plugins, quiet, shipped, terminal
+from neural_alignment.command_options import (
+    ANY_PATH,
+    COMPARISON,
+    DIRECTORY,
+    FILE,
+    PICTURE,
+    PROCESSES,
+    TABLES,
+    ConfigPath,
+    EngineOptions,
+    FolderOptions,
+    Imports,
+    Lab,
+    Overrides,
+    PlanOptions,
+    Smoke,
+    completed,
+    new_screen,
+    numbers,
+    with_option_groups,
+)
+from neural_alignment.errors import Diverged, InputError, Stopped, Unavailable, shortened
 
 app = typer.Typer(
     help="Train networks whose error travels back through separate backward weights.",
@@ -60,165 +75,6 @@ def _examples(*commands: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"neural-alignment {command}" for command in commands)
 
 
-def _path(check: Callable[[str], str]) -> Callable[..., Any]:
-    """Returns the callback of an option or argument whose value is a path or a list of paths.
-
-    Args:
-        check: checks and expands one path; raises `ArgumentError` if it is wrong.
-    """
-
-    def checked(parameter: typer.CallbackParam, value: Any) -> Any:
-        try:
-            if value is None or isinstance(value, str):
-                return value if value is None else check(value)
-            return [check(each) for each in value]
-        except ArgumentError as error:
-            name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar.strip("[].")
-            raise InputError(error.within(name).value) from None
-
-    return checked
-
-
-_ANY_PATH, _FILE, _DIRECTORY = _path(paths.checked), _path(paths.checked_file), _path(paths.checked_directory)
-_TABLES = _path(lambda path: paths.checked_prefix(path, (".csv", ".md")))
-_COMPARISON = _path(
-    lambda path: paths.checked_prefix(path, (".csv", ".md", ".png", "_importance.csv", "_importance.png"))
-)
-
-
-def _completed(incomplete: str) -> list[str]:
-    """Returns the names of configurations, and the paths of YAML files and folders, that begin with a text."""
-    escaped = glob.escape(incomplete)
-    files = [f"{path}/" if os.path.isdir(path) else path for path in glob.glob(f"{escaped}*")]
-    return [name for name in shipped.names() if name.startswith(incomplete)] + [
-        path for path in sorted(files) if path.endswith(("/", ".yaml", ".yml"))
-    ]
-
-
-_PICTURE = _path(paths.checked_picture)
-
-ConfigPath = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG",
-        help="A YAML file, or a name that `neural-alignment configs` lists, such as quickstart.",
-        callback=_ANY_PATH,
-        autocompletion=_completed,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the configuration; may be repeated."),
-]
-Imports = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--import",
-        metavar="MODULE",
-        help="Import a module with your own rules, models, losses, data sources or layers; it is in the working "
-        "directory or in an installed package; may be repeated.",
-    ),
-]
-Smoke = Annotated[
-    bool, typer.Option("--smoke", help="Apply the `smoke` overrides of the file: a quick test of two steps.")
-]
-PROCESSES = f"processes:{min(processors.count(), 4)}"
-"""Default engine of the commands that train the runs of a table."""
-
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        metavar="ENGINE",
-        help="Where runs are trained: in-process, one at a time in this process; processes:N, N at a time on this "
-        f"machine; spark:N; tpu:NAME,NAME,...; slurm:N. Default: {PROCESSES}; for `search`, processes:1.",
-    ),
-]
-Launcher = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COMMAND",
-        help="With --engine tpu: command that trains a run on a TPU, with {tpu}, {config} and {run_dir}.",
-    ),
-]
-SlurmOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--slurm",
-        metavar="KEY=VALUE",
-        help="With --engine slurm: partition, account, qos, constraint, time, gpus, cpus, memory (GB), save, requeues, "
-        "array, setup, sbatch.OPTION, on_exit, cluster; or a YAML file of them; may be repeated. See docs/clusters.md.",
-    ),
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineOptions:
-    """Options that choose where runs are trained."""
-
-    engine: Kind = None
-    launcher: Launcher = None
-    slurm: SlurmOption = None
-
-    def build(self, default: str) -> Any:
-        """Returns the engine.
-
-        Raises:
-            ConfigError: if an option is wrong, or the engine is not available.
-        """
-        from neural_alignment.jobs.engines import registry
-
-        return registry.build(default if self.engine is None else self.engine, launcher=self.launcher, slurm=self.slurm)
-
-    def check_unused(self, where: str) -> None:
-        """Checks that no option is given to a command that trains nothing.
-
-        Args:
-            where: the table or figure, for the message.
-
-        Raises:
-            InputError: if one is given.
-        """
-        if given := [f"--{option}" for option, value in vars(self).items() if value not in (None, [])]:
-            raise InputError(f"{given[0]} has no effect on {where}; leave it out")
-
-    def execution(self) -> Any:
-        """Returns the engine and the screen for commands that train the runs of a table."""
-        from neural_alignment.jobs.batch import Execution
-
-        return Execution(self.build(PROCESSES), _screen())
-
-
-def _with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns each parameter of a command that is a dataclass into one command-line option per field."""
-    # `typing.get_type_hints` of Python 3.10 would hide the annotation of a parameter with the default None.
-    given = inspect.signature(command, eval_str=True).parameters
-    groups = {name: each.annotation for name, each in given.items() if dataclasses.is_dataclass(each.annotation)}
-    parameters = []
-    for name, parameter in given.items():
-        fields = [parameter]
-        if name in groups:
-            types = typing.get_type_hints(groups[name], include_extras=True)
-            fields = [
-                inspect.Parameter(
-                    field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
-                )
-                for field in dataclasses.fields(groups[name])
-            ]
-        parameters += [field.replace(kind=parameter.KEYWORD_ONLY) for field in fields]
-
-    @functools.wraps(command)
-    def call(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
-        command(**values)
-
-    call.__signature__ = inspect.Signature(parameters)
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del call.__wrapped__
-    return call
-
-
 @app.command(
     epilog=_examples(
         "train quickstart",
@@ -230,7 +86,7 @@ def train(
     config: ConfigPath,
     overrides: Overrides = None,
     run_dir: Annotated[
-        str | None, typer.Option(help="Run directory to create. Default: runs/<config>.", callback=_DIRECTORY)
+        str | None, typer.Option(help="Run directory to create. Default: runs/<config>.", callback=DIRECTORY)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     resume_from: Annotated[
@@ -286,7 +142,7 @@ def _summary(path: str) -> str:
 
 @app.command(epilog=_examples("evaluate runs/quickstart"))
 def evaluate(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.", callback=_DIRECTORY)],
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.", callback=DIRECTORY)],
     strategy: Annotated[
         str | None, typer.Option(help="Where to compute, as in runtime.strategy. Default: as the run was trained.")
     ] = None,
@@ -307,9 +163,7 @@ def evaluate(
 def plot(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN...", help="Run directories, or folders with seed0, seed1, ...", callback=_DIRECTORY
-        ),
+        typer.Argument(metavar="RUN...", help="Run directories, or folders with seed0, seed1, ...", callback=DIRECTORY),
     ],
     output: Annotated[
         str | None,
@@ -318,7 +172,7 @@ def plot(
             "-o",
             metavar="FILE",
             help="The picture. Default for one run: RUN/summary.png.",
-            callback=_PICTURE,
+            callback=PICTURE,
         ),
     ] = None,
     imports: Imports = None,
@@ -384,7 +238,7 @@ def score(
         typer.Option(
             metavar="PATH",
             help="Files to write: PATH.csv and PATH.md. Default: new files runs/scores/<config>.",
-            callback=_TABLES,
+            callback=TABLES,
         ),
     ] = None,
     smoke: Smoke = False,
@@ -396,8 +250,8 @@ def score(
     from neural_alignment import reporting
     from neural_alignment.papers.wide_networks.compute import scoring
 
-    settings, screen = configuration.load(config, overrides or (), smoke), _screen()
-    moments = [settings.epochs] if epochs is None else _numbers("--epochs", epochs)
+    settings, screen = configuration.load(config, overrides or (), smoke), new_screen()
+    moments = [settings.epochs] if epochs is None else numbers("--epochs", epochs)
     if min(moments) < 1:
         raise InputError(f"--epochs must be at least 1; found {min(moments)}")
     path = output or _default_place("runs/scores", config, smoke)
@@ -413,67 +267,32 @@ def score(
         "compare mnist/fc/backprop mnist/fc/symmetric --output results/fc --engine processes:2",
     )
 )
-@_with_option_groups
+@with_option_groups
 def compare(
     configs: Annotated[
         list[str],
         typer.Argument(
             metavar="CONFIG...",
             help="YAML files, or names of configurations: a row each.",
-            callback=_ANY_PATH,
-            autocompletion=_completed,
+            callback=ANY_PATH,
+            autocompletion=completed,
         ),
     ],
     output: Annotated[
-        str, typer.Option(help="Path of the tables without extension: OUTPUT.csv and OUTPUT.md.", callback=_TABLES)
+        str, typer.Option(help="Path of the tables without extension: OUTPUT.csv and OUTPUT.md.", callback=TABLES)
     ],
     engine: EngineOptions,
     seeds: Annotated[str, typer.Option(help="Seeds of each configuration, separated by commas.")] = "0,1,2",
     overrides: Overrides = None,
-    runs: Annotated[str, typer.Option(help="Folder of the run directories.", callback=_DIRECTORY)] = "runs",
+    runs: Annotated[str, typer.Option(help="Folder of the run directories.", callback=DIRECTORY)] = "runs",
     imports: Imports = None,
 ) -> None:
     """Train several configurations with several seeds and write a table; finished runs are not trained again."""
     _start(imports)
     from neural_alignment import compare
 
-    comparison = compare.Comparison(configs, _numbers("--seeds", seeds), overrides or (), runs, run_name)
+    comparison = compare.Comparison(configs, numbers("--seeds", seeds), overrides or (), runs, run_name)
     terminal.line(compare.compare(comparison, output, engine.execution()))
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
-    """Options that replace keys in the file of a search."""
-
-    config: Annotated[
-        str | None, typer.Option(help="Base configuration, instead of the one in the file.", callback=_ANY_PATH)
-    ] = None
-    trials: Annotated[
-        int | None, typer.Option(help="Number of trials, instead of the file's; a larger number extends a search.")
-    ] = None
-    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial, instead of the file's.")] = None
-    algorithms: Annotated[
-        str | None, typer.Option(help="tpe, random, or both separated by a comma, which compares them.")
-    ] = None
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds, separated by commas; one search per algorithm and seed.")
-    ] = None
-
-    def plans(self, path: str) -> dict[tuple[str, int], Any]:
-        """Returns algorithm and seed -> plan of the search.
-
-        Args:
-            path: the file of the search.
-        """
-        from neural_alignment.search import plan
-
-        replaced = {"config": self.config, "trials": self.trials, "epochs": self.epochs}
-        first = plan.load(path, **replaced)
-        names = [first.algorithm]
-        if self.algorithms is not None:
-            names = _listed("--algorithms", self.algorithms, "tpe,random")
-        seeds = [first.seed] if self.seeds is None else _numbers("--seeds", self.seeds)
-        return {(name, n): plan.load(path, **replaced, algorithm=name, seed=n) for name in names for n in seeds}
 
 
 @app.command(
@@ -482,23 +301,23 @@ class PlanOptions:
         "search my_search.yaml --algorithms tpe,random --output results/my_search",
     )
 )
-@_with_option_groups
+@with_option_groups
 def search(
     plan: Annotated[
         str,
         typer.Argument(
-            metavar="SEARCH", help="A YAML file, or a name below search/, such as lab/information.", callback=_ANY_PATH
+            metavar="SEARCH", help="A YAML file, or a name below search/, such as lab/information.", callback=ANY_PATH
         ),
     ],
     replaced: PlanOptions,
     engine: EngineOptions,
     overrides: Overrides = None,
     search_dir: Annotated[
-        str | None, typer.Option(help="Directory to create or resume. Default: runs/<search>.", callback=_DIRECTORY)
+        str | None, typer.Option(help="Directory to create or resume. Default: runs/<search>.", callback=DIRECTORY)
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(help="Path of a comparison without extension: OUTPUT.csv, .md and .png.", callback=_COMPARISON),
+        typer.Option(help="Path of a comparison without extension: OUTPUT.csv, .md and .png.", callback=COMPARISON),
     ] = None,
     imports: Imports = None,
 ) -> None:
@@ -516,11 +335,11 @@ def search(
             output = f"{place}/comparison"
         else:
             check_writable(output.rpartition("/")[0] or ".")
-        verdict = compare.compare(plans, overrides or (), place, built, output, _screen())
+        verdict = compare.compare(plans, overrides or (), place, built, output, new_screen())
         terminal.line(f"\n{verdict}\ncomparison  {output}.md")
         return
     [only] = plans.values()
-    _print_best(run.best_of(run.search(only, overrides or (), place, built, _screen())), place)
+    _print_best(run.best_of(run.search(only, overrides or (), place, built, new_screen())), place)
 
 
 def _print_best(best: Any, place: str) -> None:
@@ -549,70 +368,8 @@ def _search_file(name: str) -> str:
     return next((path for path in found if shipped.exists(path)), name)
 
 
-def _listed(option: str, text: str, example: str) -> list[str]:
-    """Splits the value of an option at its commas.
-
-    Raises:
-        InputError: if a word is empty or occurs twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise InputError(f"{option} must be separated by commas, such as {example}; found {text!r}")
-    if twice := [word for word in words if words.count(word) > 1]:
-        raise InputError(f"{option} must be different; found {twice[0]} twice in {text!r}")
-    return words
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    """Returns the integers in the value of an option, which are separated by commas.
-
-    Raises:
-        InputError: if a word is not an integer, or an integer occurs twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if not all(re.fullmatch("-?[0-9]{1,10}", word) for word in words):
-        raise InputError(f"{option} must be integers separated by commas, such as 0,1,2; found {text!r}")
-    return [int(word) for word in _listed(option, ",".join(str(int(word)) for word in words), "0,1,2")]
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderOptions:
-    """Options with the folders of a paper's runs and results."""
-
-    runs: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of the run directories. Default: runs/lab/PAPER for the lab profile, otherwise runs/PAPER.",
-            callback=_DIRECTORY,
-        ),
-    ] = None
-    output: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder for the tables and figures. Default: results/PAPER for the lab profile and for tables and "
-            "figures without runs, otherwise RUNS/results.",
-            callback=_DIRECTORY,
-        ),
-    ] = None
-    configs: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of the configurations. Default: those that come with the package.", callback=_DIRECTORY
-        ),
-    ] = None
-
-    def given(self) -> Any:
-        """Returns the folders for the commands of the papers."""
-        from neural_alignment.papers import commands
-
-        return commands.Folders(self.runs, self.output, self.configs or "")
-
-
-Lab = Annotated[bool, typer.Option("--lab", help="Use the profile for 2 cores, and train its runs that are missing.")]
-
-
 @app.command(epilog=_examples("table", "table two_routes/5", "table two_routes/4 --lab"))
-@_with_option_groups
+@with_option_groups
 def table(
     folders: FolderOptions,
     engine: EngineOptions,
@@ -626,17 +383,17 @@ def table(
 
 
 @app.command(epilog=_examples("figure", "figure fa_mechanism/1b", "figure two_routes/3 --lab"))
-@_with_option_groups
+@with_option_groups
 def figure(
     folders: FolderOptions,
     engine: EngineOptions,
     name: Annotated[str | None, typer.Argument(metavar="[PAPER/N]", help="Default: list all figures.")] = None,
     lab: Lab = False,
     recordings: Annotated[
-        str | None, typer.Option(help="File of recorded responses, for two_routes/6.", callback=_FILE)
+        str | None, typer.Option(help="File of recorded responses, for two_routes/6.", callback=FILE)
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="File of the images shown in the recordings.", callback=_FILE)
+        str | None, typer.Option(help="File of the images shown in the recordings.", callback=FILE)
     ] = None,
     imports: Imports = None,
 ) -> None:
@@ -646,7 +403,7 @@ def figure(
 
 
 @app.command(epilog=_examples("lab fa_mechanism --engine processes:2"))
-@_with_option_groups
+@with_option_groups
 def lab(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="two_routes, fa_mechanism, wide_networks or cifar10.")],
     folders: FolderOptions,
@@ -685,14 +442,6 @@ def _make(
     terminal.line(commands.make(item, source, execution))
 
 
-def _screen() -> Any:
-    """Returns the screen: a terminal shows the status in its last line; a file gets a line of status every minute."""
-    from neural_alignment.jobs.batch import Screen
-
-    last = terminal.StatusLine()
-    return Screen(last.line, last.status)
-
-
 @app.command(epilog=_examples("schema > schema.json"))
 def schema(imports: Imports = None) -> None:
     """Print the JSON Schema of configuration files, for editors."""
@@ -709,11 +458,11 @@ def configs(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="A configuration to print, or a folder to list.", autocompletion=_completed
+            metavar="[NAME]", help="A configuration to print, or a folder to list.", autocompletion=completed
         ),
     ] = None,
     copy: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the configuration to a new file.", callback=_ANY_PATH)
+        str | None, typer.Option(metavar="FILE", help="Write the configuration to a new file.", callback=ANY_PATH)
     ] = None,
 ) -> None:
     """List the configurations that come with the package, or print or copy one, complete and without a base."""

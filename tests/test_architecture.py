@@ -39,7 +39,7 @@ ORDER = [
         "operations",
     ),
     *("initialization", "alignments", "layers", "models", "data", "losses", "optimization", "config", "training"),
-    *("reporting", "plots", "jobs", "compare", "search", "papers", "cli"),
+    *("reporting", "plots", "jobs", "compare", "search", "papers", "command_options", "cli"),
 ]
 """A room may import rooms before it, and itself."""
 

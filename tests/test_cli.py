@@ -19,7 +19,7 @@ import typer.main
 from helpers import exhaustive_unless
 from prepared_run import PreparedRuns
 
-from neural_alignment import cli, compare, losses, plots
+from neural_alignment import cli, command_options, compare, losses, plots
 from neural_alignment.jobs import plans
 from neural_alignment.jobs.engines.slurm_options import SlurmOptions
 from neural_alignment.papers import commands as papers
@@ -352,7 +352,7 @@ def test_the_help_names_all_papers_all_options_of_slurm_and_the_default_engine()
     helps = {each.opts[0]: each.help for each in commands["lab"].params}
     assert set(re.findall(r"\w+", helps["paper"])) - {"or"} == {item.paper for item in papers.ITEMS}
     assert all(re.search(rf"\b{name}\b", helps["--slurm"]) for name in SlurmOptions.model_fields)
-    assert f"Default: {cli.PROCESSES}" in helps["--engine"]
+    assert f"Default: {command_options.PROCESSES}" in helps["--engine"]
     assert "the lab profile" in helps["--runs"]
     assert "the lab profile" in helps["--output"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import for_each, run_command
 
-from neural_alignment import cli, shipped
+from neural_alignment import cli, command_options, shipped
 from neural_alignment import config as configuration
 from neural_alignment.errors import ConfigError, InputError
 from neural_alignment.search import copies, plan
@@ -167,8 +167,8 @@ def test_names_and_files_complete_what_is_typed(elsewhere):
     Path("quick.yaml").touch()
     Path("quick.txt").touch()
     Path("quicker").mkdir()
-    assert cli._completed("quick") == ["quickstart", "quick.yaml", "quicker/"]
-    assert cli._completed("two_routes/resnet18/sym") == ["two_routes/resnet18/symmetric"]
+    assert command_options.completed("quick") == ["quickstart", "quick.yaml", "quicker/"]
+    assert command_options.completed("two_routes/resnet18/sym") == ["two_routes/resnet18/symmetric"]
 
 
 def test_the_version_names_what_decides_the_results(monkeypatch, capsys):
