@@ -26,7 +26,7 @@ from neural_alignment.alignments.networkwise.graph import (
 )
 from neural_alignment.alignments.registry import register
 from neural_alignment.errors import ArgumentError, Words
-from neural_alignment.keras_internals import all_layers, calls
+from neural_alignment.keras_internals import all_layers, calls, weights_to_train
 
 Tensor = tf.Tensor
 
@@ -34,9 +34,11 @@ Tensor = tf.Tensor
 class Frozen:
     """A network at initialisation, with weights W(0).
 
-    W(0) contains a copy of every trainable variable, except those in `live_weights` of a layer: these keep their
-    current values. The copies are recorded once, just before the first training step, so they include values that were
-    assigned or loaded earlier. W(0) is saved with the model, so a model that is loaded or resumed keeps it.
+    W(0) contains a copy of every variable that a layer trains unless its `trainable` is False, except those in
+    `live_weights` of a layer: these keep their current values. Layers may therefore be frozen and thawed at any time,
+    and a model has the same weights before and after. The copies are recorded once, just before the first training
+    step, so they include values that were assigned or loaded earlier. W(0) is saved with the model, so a model that is
+    loaded or resumed keeps it.
 
     Args:
         model: the network.
@@ -53,7 +55,7 @@ class Frozen:
             requirement = "is frozen at initialisation and must have no layer that draws random numbers"
             raise ArgumentError("model", requirement, found, "the network without this layer")
         self._model = model
-        self._variables = list(model.trainable_variables)
+        self._variables = list({id(variable): variable for variable in weights_to_train(model)}.values())
         live = {id(variable) for variable in live_weights(model)}
         self._initial = [
             variable
@@ -76,18 +78,18 @@ class Frozen:
         tf.cond(tf.convert_to_tensor(self._taken.value), lambda: tf.constant(True), take)
 
     def values(self) -> list[Tensor]:
-        """Returns W(0), in the order of the variables that were trainable when this object was created.
+        """Returns W(0), in the order of the variables of this object.
 
         In eager execution these are the current values until W(0) is recorded.
 
         Raises:
-            ValueError: if another variable has become trainable since then.
+            ValueError: if a layer has got another trainable variable since this object was created.
         """
-        frozen = set(map(id, self._variables))
-        if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in frozen]:
-            requirement = "of a variable that a rule freezes must be set before the AlignedModel is made"
-            found = Words(f"{new[0]!r}, which became trainable later")
-            raise ArgumentError("trainable", requirement, found, "layer.trainable = True")
+        known = set(map(id, self._variables))
+        if new := [variable.path for variable in self._model.trainable_variables if id(variable) not in known]:
+            requirement = "must have all its variables before the AlignedModel is made, because the rule copies them"
+            found = Words(f"{new[0]!r}, which was created later")
+            raise ArgumentError("layer", requirement, found, "a layer that creates its variables in `build`")
         recorded = not tf.executing_eagerly() or bool(self._taken.numpy())
         return values_of(self._initial if recorded else self._variables)
 

@@ -1,5 +1,6 @@
 """Rules for whole networks in a run: YAML, saving, resuming, `describe`, and refused models."""
 
+import copy
 import zlib
 
 import keras
@@ -523,26 +524,82 @@ def test_the_designs_have_the_papers_strides():
         assert [layer.output.shape[1] for layer in model.layers if isinstance(layer, Conv2D)] == expected
 
 
-@pytest.mark.parametrize("rule", [AlignZero(), AlignAda()], ids=lambda rule: rule.rule)
-def test_a_layer_that_is_frozen_later_rests_and_one_that_is_thawed_later_is_refused(rule):
+def two_layers(rule, trainable=True):
+    """Returns a compiled model of two layers whose first layer may be frozen, and its data."""
     inputs = keras.Input((4,))
-    first = Dense(3, activation="tanh", alignment=rule, name="first")
-    outputs = Dense(2, alignment=rule)(first(inputs))
-    model = AlignedModel(inputs, outputs)
-    model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
-    x, y = np.ones((2, 4), np.float32), np.zeros((2, 2), np.float32)
+    first = Dense(3, activation="tanh", alignment=rule, name="first", trainable=trainable)
+    model = AlignedModel(inputs, Dense(2, alignment=rule, name="last")(first(inputs)))
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    generator = np.random.default_rng(0)
+    return model, generator.normal(size=(8, 4)).astype("float32"), generator.normal(size=(8, 2)).astype("float32")
+
+
+FROZEN_RULES = pytest.mark.parametrize("rule", [AlignZero(), AlignAda()], ids=lambda rule: rule.rule)
+
+
+@FROZEN_RULES
+def test_a_layer_that_is_frozen_later_rests(rule):
+    model, x, y = two_layers(rule)
+    first, last = model.layers[1:]
     first.trainable = False
-    before, readout = first.kernel.numpy(), model.layers[-1].kernel.numpy()
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    before, readout = first.kernel.numpy(), last.kernel.numpy()
     model.train_on_batch(x, y)
     assert np.array_equal(first.kernel, before)
-    assert not np.array_equal(model.layers[-1].kernel, readout)
-    late = AlignedModel(inputs, outputs)
+    assert not np.array_equal(last.kernel, readout)
+
+
+@FROZEN_RULES
+def test_a_layer_that_is_thawed_later_is_trained_through_the_network_at_initialisation(rule):
+    """Also if the last layer has been trained before."""
+    model, x, y = two_layers(rule, trainable=False)
+    first, last = model.layers[1:]
+    model.train_on_batch(x, y)
+    initial, kernel = last.kernel.numpy(), first.kernel.numpy()
+    model.train_on_batch(x, y)
+    assert not np.array_equal(last.kernel, initial)
     first.trainable = True
-    late.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
-    with pytest.raises(
-        ValueError, match=r"must be set before the AlignedModel is made\. Received 'first/kernel', which"
-    ):
-        late.train_on_batch(x, y)
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    initial = next(weight for weight in model.bound_rule.kept_values if weight.path.endswith("last_kernel"))
+    output_error = 2 * (model(x) - y) / y.size
+    expected = -0.1 * x.T @ (output_error @ tf.transpose(initial) * (1 - tf.tanh(x @ kernel) ** 2))
+    model.train_on_batch(x, y)
+    np.testing.assert_allclose(first.kernel.numpy() - kernel, expected, rtol=1e-4, atol=1e-6)
+
+
+@FROZEN_RULES
+@pytest.mark.parametrize("when", ["from the start", "before training", "after training"])
+@pytest.mark.parametrize("what", ["layer", "model", "bias"])
+def test_a_frozen_model_can_be_saved_and_copied(rule, when, what, tmp_path):
+    model, x, y = two_layers(rule, trainable=not (when == "from the start" and what == "layer"))
+    if when == "after training":
+        model.train_on_batch(x, y)
+    first = model.layers[1]
+    {"layer": first, "model": model, "bias": first.bias}[what].trainable = False
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    model.train_on_batch(x, y)
+    model.save(tmp_path / "model.keras")
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    for other in (keras.models.load_model(tmp_path / "model.keras"), copy.deepcopy(model), clone):
+        assert len(other.weights) == len(model.weights)
+        for one, expected in zip(other.weights, model.weights, strict=True):
+            np.testing.assert_array_equal(one, expected)
+
+
+def test_a_variable_that_is_created_after_the_model_is_refused():
+    class Late(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.Input((4,))
+    late = Late()
+    model = AlignedModel(inputs, Dense(2, alignment=AlignZero())(late(inputs)))
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
+    late._tracker.unlock()
+    late.scale = late.add_weight(name="scale", shape=())
+    with pytest.raises(ValueError, match=r"must have all its variables before .* Received 'late\w*/scale'"):
+        model.train_on_batch(np.ones((2, 4), np.float32), np.zeros((2, 2), np.float32))
 
 
 @pytest.mark.parametrize("rule", [AlignAda(), DirectFeedback()], ids=lambda rule: rule.rule)
