@@ -113,8 +113,8 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
 
     For targets Y* and outputs Y, example i and unit j, the loss is 1/2 sum_ij (Y*_ij - Y_ij)^2. It is computed in the
     form examples * mean_i 1/2 sum_j (Y*_ij - Y_ij)^2, where `examples` is the size of a training batch. In this form
-    the gradient is the same if the batch is divided among replicas or into minibatches, and J of a data set of another
-    size is comparable with J of a training batch.
+    the gradient is the same if the batch is divided among replicas or into minibatches and its examples have no sample
+    weights, and J of a data set of another size is comparable with J of a training batch.
 
     Args:
         codes: 0 and 1, `(classes, units)`.

@@ -128,6 +128,10 @@ class AlignedModel(InterceptedModel):
     _further_replicas = 1
     """Number of devices that share a batch in a program of one of them, which has no strategy: see `hlo`."""
 
+    _step_modes: StepModes | None = None
+
+    _watch: FiniteWatch | None = None
+
     _calls_train_step = False
     """Whether `train_step` of this class is called, so that a step has a metric of R."""
 
@@ -174,11 +178,14 @@ class AlignedModel(InterceptedModel):
 
         Args:
             *args: as in `keras.Model.compile`.
-            minibatches: number of equal parts of a batch, whose gradients are averaged before one update.
+            minibatches: number of equal parts of a batch, whose gradients are accumulated before one update. The update
+                is that of the whole batch, but a loss that is a mean over weighted or masked examples is the mean over
+                the parts of their means, as it is on replicas.
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: if `minibatches` is not a positive integer, if a layer with a `whole_batch_reason` would get a
+            ValueError: if `minibatches` is not a positive integer, or is not 1 although the loss of one output is a sum
+                over examples and that of another output a mean, if a layer with a `whole_batch_reason` would get a
                 part of a batch (because of `minibatches` or several replicas), if two aligned layers have the same
                 name, if a rule that ties the updates of B and W is used without one optimizer that updates both at
                 every step, or with one that scales steps by the norm of a variable, if loss scaling is combined with a
@@ -189,12 +196,14 @@ class AlignedModel(InterceptedModel):
             raise ArgumentError("minibatches", "must be a positive integer", minibatches, "minibatches=4")
         self._check_whole_batches(minibatches)
         super().compile(*args, **kwargs)
+        self._check_reductions(minibatches)
         self._minibatches = minibatches
         trained = [each for each in connections(self) if each.is_trained]
         intervals = [each.alignment.interval for each in trained]
         if self._regulariser_tracker is not None:  # Keras would track that of an earlier `compile` as well.
             keras_internals.untrack(self, self._regulariser_tracker)
         self._regulariser_tracker = RegulariserMean(intervals)
+        self._step_modes = self._watch = None
         if self.optimizer is None:  # Only `evaluate` and `predict`, as in Keras.
             return
         self._step_modes = StepModes(without_loss_scaling(self.optimizer), {*intervals})
@@ -233,7 +242,15 @@ class AlignedModel(InterceptedModel):
     @property
     def regulariser_is_defined(self) -> bool:
         """Whether R was computed for every layer since the metrics were reset."""
+        self._check_trainable("regulariser_is_defined")
         return self._regulariser_tracker.is_defined
+
+    def _check_trainable(self, method: str) -> None:
+        """Checks that the model is compiled with an optimizer, which a method or property needs."""
+        if self._step_modes is None:
+            found = Words("a model that is not compiled" if not self.compiled else "optimizer=None")
+            example = "model.compile(MultiOptimizer([Momentum(0.1), Adam(0.001)]), loss)"
+            raise ArgumentError(method, "needs a model that is compiled with an optimizer", found, example)
 
     def _check_whole_batches(self, minibatches: int) -> None:
         """Checks that no layer that needs the whole batch gets a part of it."""
@@ -246,6 +263,12 @@ class AlignedModel(InterceptedModel):
                 requirement = f"whose layer {layer.name!r} {reason} must be on one replica"
                 found = Words(f"{replicas} replicas")
                 raise ArgumentError("model", requirement, found, "a model made without a strategy")
+
+    def _check_reductions(self, minibatches: int) -> None:
+        """Checks that the losses of all outputs can be accumulated over minibatches in the same way."""
+        if minibatches > 1 and len({reduction in _SUMS for reduction in self._reductions}) > 1:
+            requirement = "must be 1 if the loss of one output is a sum over examples and that of another output a mean"
+            raise ArgumentError("minibatches", requirement, minibatches, "losses with the same reduction")
 
     def _check_layers(self) -> None:
         """Checks that the names of aligned layers differ, and that the optimizer fits their rules."""
@@ -292,11 +315,13 @@ class AlignedModel(InterceptedModel):
     @property
     def global_step(self) -> int:
         """The number of training steps made so far, whether they train J, R or both."""
+        self._check_trainable("global_step")
         return int(call_count(without_loss_scaling(self.optimizer)).numpy())
 
     @property
     def watched(self) -> list[tf.Variable]:
         """The variables of the steps at which J or an R_l was not finite, which are not weights."""
+        self._check_trainable("watched")
         return [self._watch.steps]
 
     def first_non_finite(self) -> tuple[int, list[str]] | None:
@@ -304,6 +329,7 @@ class AlignedModel(InterceptedModel):
 
         J is named `"J"`, and an R_l by the name of its layer.
         """
+        self._check_trainable("first_non_finite")
         return self._watch.first()
 
     def export(self, *args: Any, **kwargs: Any) -> None:
@@ -341,8 +367,10 @@ class AlignedModel(InterceptedModel):
         The losses of a step are chosen outside of the replicas, because replicas cannot synchronize inside a branch.
 
         Raises:
-            ValueError: if a subclass overrides `train_step` or `compute_metrics` and there is a distribution strategy.
+            ValueError: if the model has no optimizer, or if a subclass overrides `train_step` or `compute_metrics` and
+                there is a distribution strategy.
         """
+        self._check_trainable("fit")
         self._prepared = False  # Weights may have been loaded since the last call.
         if self.train_function is not None and not force:
             return
@@ -394,7 +422,14 @@ class AlignedModel(InterceptedModel):
 
         Returns:
             The metrics so far, as `compute_metrics` returns them.
+
+        Raises:
+            ValueError: if the model is not compiled with an optimizer, or the method is called on each replica.
         """
+        self._check_trainable("train_step")
+        if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
+            requirement = "must be called with the batch of all replicas, which it divides among them"
+            raise ArgumentError("train_step", requirement, Words("a call in `strategy.run`"), "model.train_step(batch)")
         self.take_initial_weights()
         self._calls_train_step = True
         results = self._step(data)
@@ -462,6 +497,7 @@ class AlignedModel(InterceptedModel):
     @property
     def step_modes(self) -> StepModes:
         """The losses that the steps of a compiled model train."""
+        self._check_trainable("step_modes")
         return self._step_modes
 
     def hlo(self, batch: tuple[tf.TensorSpec, ...], mode: StepMode, replicas: int = 1) -> bytes:
@@ -543,8 +579,9 @@ class AlignedModel(InterceptedModel):
         outputs = self(x, training=False)
         loss = compute_loss(self, x, y, outputs, sample_weight, training=False)
         count = batch_size(x)
-        if sample_weight is not None and getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
-            count = tf.reduce_sum(sample_weight)
+        weights = [each for each in tf.nest.flatten(sample_weight) if each is not None]
+        if len(weights) == len(self.outputs) == 1 and self._reductions == ["mean_with_sample_weight"]:
+            count = tf.reduce_sum(weights[0])
         loss_tracker(self).update_state(loss * replicas(), sample_weight=count)
         return self._without_r(self.compute_metrics(x, y, outputs, sample_weight=sample_weight))
 
@@ -582,6 +619,9 @@ class AlignedModel(InterceptedModel):
         options |= {"parts": self._minibatches * self._further_replicas}
         options |= {"regularise": mode.r_runs, "intervals": mode.intervals}
         copies: list[tuple[Connection, Tensor]] = []
+        sum_factor = self._minibatches if self._reductions[:1] and self._reductions[0] in _SUMS else 1
+        if sum_factor > 1:  # The mean over the parts of such sums is the sum over the batch.
+            sample_weight = _times(sum_factor, sample_weight, batch_size(x))
         with forward_pass(**options, has_initial_weights=True) as state:
             forward = functools.partial(self, x, training=True)
             if self._bound_rule:
@@ -591,7 +631,7 @@ class AlignedModel(InterceptedModel):
                 state.separate = functools.partial(_copy_kernel, tape, copies)
                 outputs = forward()
                 # Keras has divided the loss by the number of replicas.
-                loss = compute_loss(self, x, y, outputs, sample_weight, training=True)
+                loss = self._task_loss(x, y, outputs, sample_weight)
                 # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
                 task, *terms = _widened([_over_examples(tf.reduce_sum, loss), *state.losses.values()])
                 total = sum(terms) / replicas() if terms else 0.0
@@ -617,13 +657,28 @@ class AlignedModel(InterceptedModel):
                 value, last = self._add_deferred(gradients, term, last)
             state.add(connection.name, value)
         regularisers = [tf.cast(state.losses.get(name, 0.0), tf.float32) for name in self._watch.layers]
-        loss = _over_examples(tf.reduce_mean, loss) * replicas()
+        if loss.shape.rank:
+            loss = tf.reduce_mean(loss) / sum_factor
+        loss *= replicas()
         return gradients.values, loss, tf.stack(regularisers) if regularisers else tf.zeros([0]), outputs
+
+    def _task_loss(self, x: Any, y: Any, outputs: Any, sample_weight: Any) -> Tensor:
+        """Returns J of a training step. It is 0 in a model that trains only R, to align B to a given W."""
+        only_r = self.loss is None and not self.losses and not self._is_replaced("compute_loss")
+        if only_r and any(each.is_trained for each in connections(self)):
+            return tf.zeros([], keras.backend.floatx())
+        return compute_loss(self, x, y, outputs, sample_weight, training=True)
+
+    @property
+    def _reductions(self) -> list[str | None]:
+        """How J is made from the losses of the examples, for each output with a loss, as in `keras.losses.Loss`."""
+        losses = [keras.losses.get(each) for each in keras.tree.flatten(self.loss) if each is not None]
+        return [getattr(each, "reduction", "sum_over_batch_size") for each in losses]  # Keras wraps a plain function.
 
     @property
     def _reduction(self) -> str | None:
-        """How J is made from the losses of the examples, as in `keras.losses.Loss`. Keras wraps a plain function."""
-        return getattr(self._loss, "reduction", "sum_over_batch_size")
+        """The reduction of the loss of the first output."""
+        return next(iter(self._reductions), "sum_over_batch_size")
 
     @property
     def _loss_scale(self) -> Any:
@@ -670,6 +725,19 @@ class AlignedModel(InterceptedModel):
 def _single(structure: Any) -> Any:
     """Returns the tensor of a list of one tensor; any other structure of tensors is returned unchanged."""
     return structure[0] if isinstance(structure, list | tuple) and len(structure) == 1 else structure
+
+
+_SUMS = ("sum", "none", None)
+"""Reductions by which J is a sum over the examples. With the last two Keras differentiates the sum of the losses."""
+
+
+def _times(factor: int, sample_weight: Any, examples: Tensor) -> Any:
+    """Returns the sample weights times a factor. Weights that are missing are 1."""
+
+    def scaled(weights: Any) -> Tensor:
+        return tf.fill([examples], tf.cast(factor, keras.backend.floatx())) if weights is None else factor * weights
+
+    return tf.nest.map_structure(scaled, sample_weight)
 
 
 def _widened(terms: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,14 @@ import tensorflow as tf
 from helpers import LEARNING, RULE_CONFIGS, TABLE_5, assert_close, assert_differs, exhaustive_unless, two_replicas
 
 from neural_alignment import convert, layers, models
-from neural_alignment.alignments import AlignZero, DirectFeedback, Feedback, Symmetric, from_config
+from neural_alignment.alignments import (
+    AlignZero,
+    DirectFeedback,
+    DirectTargetProjection,
+    Feedback,
+    Symmetric,
+    from_config,
+)
 from neural_alignment.models.rnn import Recurrent
 from neural_alignment.training import AlignedModel, aligned_layers
 from neural_alignment.training.stepping import Stepper, Tracing
@@ -161,7 +168,7 @@ def test_a_loss_that_is_not_reduced_trains_by_the_sum_over_examples_and_reports_
         assert model.first_non_finite() is None
     for one, other in zip(*ends, strict=True):
         assert_close(one, other)
-    assert_close(8 / 2 * logs[0]["loss"][0], logs[1]["loss"][0], "float32")
+    assert_close(8 * logs[0]["loss"][0], logs[1]["loss"][0], "float32")
     assert_close(logs[0]["regulariser"], logs[1]["regulariser"])
 
 
@@ -441,6 +448,58 @@ def test_minibatches_make_the_step_of_the_full_batch(float64, rule, minibatches)
     for full, cut in zip(*ends, strict=True):
         assert_close(cut, full)
     assert_differs(ends[0][0], start[0])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize(
+    "rule", [Symmetric(self_=0.1, decay=0.1), DirectTargetProjection()], ids=lambda rule: rule.rule
+)
+def test_minibatches_of_a_loss_that_is_a_sum_make_the_step_of_the_full_batch(float64, rule, weighted, reduction):
+    """The mean over the parts would be smaller than the sum, and W would learn more slowly in relation to B."""
+    x, y = data(6)
+    weights = np.arange(1.0, 7) if weighted else None
+    ends = []
+    for parts in (1, 3):
+        penalty = keras.regularizers.L2(0.02) if reduction == "sum" else None  # Keras cannot add it to a vector.
+        model = network(rule, kernel_regularizer=penalty)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+        single = MultiOptimizer([Momentum(0.1)])
+        model.compile(single if rule.rule == "drtp" else optimizer(), loss, jit_compile=False, minibatches=parts)
+        logs = [model.train_on_batch(x, y, sample_weight=weights, return_dict=True)["loss"] for _ in range(2)]
+        ends.append([*model.get_weights(), *logs])
+    for full, part in zip(*ends, strict=True):
+        assert_close(part, full)
+
+
+def two_outputs(rule):
+    """Returns an aligned model with the outputs `a` and `b`."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((5,))
+    return AlignedModel(inputs, {name: layers.Dense(3, name=name, alignment=rule)(inputs) for name in "ab"})
+
+
+@pytest.mark.parametrize("given", [None, "one", "both"])
+def test_minibatches_of_sums_over_several_outputs(float64, given):
+    x, y = data(6)
+    weights = {None: None, "one": {"a": np.arange(6.0), "b": None}, "both": {"a": np.arange(6.0), "b": np.ones(6)}}
+    ends = []
+    for parts in (1, 2):
+        model = two_outputs(Symmetric(self_=0.1, decay=0.1))
+        losses = {name: keras.losses.SparseCategoricalCrossentropy(True, reduction="sum") for name in "ab"}
+        model.compile(optimizer(), losses, run_eagerly=True, minibatches=parts)
+        model.train_step((x, {"a": y, "b": y}, weights[given]))
+        ends.append(model.get_weights())
+    for full, part in zip(*ends, strict=True):
+        assert_close(part, full)
+
+
+def test_minibatches_of_a_sum_and_a_mean_are_refused():
+    model = two_outputs(None)
+    losses = {"a": cross_entropy(), "b": keras.losses.SparseCategoricalCrossentropy(True, reduction="sum")}
+    with pytest.raises(ValueError, match=r"minibatches` must be 1 if the loss of one output is a sum .* Received 2"):
+        model.compile(optimizer(), losses, minibatches=2)
+    model.compile(MultiOptimizer([Momentum(0.1)]), losses)
 
 
 @pytest.mark.parametrize("run_eagerly", [True, False], ids=["eager", "graph"])
@@ -1152,3 +1211,94 @@ def test_the_steps_of_a_subclass_are_refused_under_a_strategy(kind, call, method
         model = subclassed(kind)
     with pytest.raises(ValueError, match=f"`{method}` of an AlignedModel must not be overridden.*{kind.__name__}"):
         getattr(model, call)(*data(), verbose=0)
+
+
+# What a model is compiled with.
+
+
+@pytest.mark.parametrize("shape", ["array", "dictionary"])
+def test_the_loss_of_an_evaluation_uses_the_sample_weights_of_its_one_output(shape):
+    """Batches of 2 of 6 examples: a mean over batches that ignores their weights would be another one."""
+    x, y = data(6)
+    weights = np.array([1, 0, 2, 3, 0.5, 4], "float32")
+    model = network(None)
+    model = AlignedModel(model.input, {"o": model.output}) if shape == "dictionary" else model
+    named = (lambda value: {"o": value}) if shape == "dictionary" else (lambda value: value)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(MultiOptimizer([Momentum(0.1)]), named(loss))
+    logits = model(x)["o"] if shape == "dictionary" else model(x)
+    each = keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+    found = model.evaluate(x, named(y), sample_weight=named(weights), batch_size=2, verbose=0)
+    np.testing.assert_allclose(found, np.sum(weights * each) / np.sum(weights), rtol=1e-5)
+
+
+def test_an_evaluation_of_two_outputs_may_have_weights_for_one():
+    x, y = data(6)
+    model = two_outputs(None)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(MultiOptimizer([Momentum(0.1)]), {"a": loss, "b": loss})
+    targets, weights = {"a": y, "b": y}, {"a": np.arange(6.0), "b": None}
+    found = model.test_step((tf.constant(x), targets, weights))
+    native = keras.Model(model.input, model.output)
+    native.compile("sgd", {"a": loss, "b": loss})
+    np.testing.assert_allclose(found["loss"], native.test_step((tf.constant(x), targets, weights))["loss"], rtol=1e-6)
+
+
+def test_a_model_without_a_loss_aligns_its_backward_kernels():
+    """A regulariser alone also aligns B to a W that was trained elsewhere."""
+    model = network(Symmetric(self_=1.0, decay=1.0))
+    model.compile(MultiOptimizer([Momentum(0.1), Momentum(0.1)]))
+    w, b = forward_and_backward(model)
+    model.fit(data()[0], epochs=20, verbose=0)
+    after = forward_and_backward(model)
+    assert all(same(w, after[0]))
+    assert not any(same(b, after[1]))
+    for layer in aligned_layers(model):
+        forward, backward = layer.kernel.numpy().ravel(), layer.backward_kernel.numpy().T.ravel()
+        assert forward @ backward > 0.9 * np.linalg.norm(forward) * np.linalg.norm(backward)
+
+
+def test_a_model_without_a_loss_and_without_a_regulariser_is_refused_as_in_keras():
+    model = network(Feedback())
+    model.compile(MultiOptimizer([Momentum(0.1)]))
+    with pytest.raises(ValueError, match="No loss to compute"):
+        model.fit(data()[0], verbose=0)
+
+
+NEEDS_OPTIMIZER = {
+    "train_step": lambda model: model.train_step(data()),
+    "step_modes": lambda model: model.step_modes,
+    "watched": lambda model: model.watched,
+    "first_non_finite": lambda model: model.first_non_finite(),
+    "global_step": lambda model: model.global_step,
+    "regulariser_is_defined": lambda model: model.regulariser_is_defined,
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_OPTIMIZER)
+def test_what_needs_an_optimizer_says_so(name):
+    model = network(Symmetric(self_=0.1, decay=0.1))
+    with pytest.raises(ValueError, match=f"{name}` needs a model that is compiled .* Received a model that is not"):
+        NEEDS_OPTIMIZER[name](model)
+    model.compile(optimizer(), cross_entropy())
+    model.compile(optimizer=None, loss=cross_entropy())
+    with pytest.raises(ValueError, match=f"{name}` needs a model that is compiled .* Received optimizer=None"):
+        NEEDS_OPTIMIZER[name](model)
+
+
+def test_fit_without_an_optimizer_says_so():
+    model = network(Symmetric(self_=0.1, decay=0.1))
+    model.compile(optimizer=None, loss=cross_entropy())
+    with pytest.raises(ValueError, match="fit` needs a model that is compiled with an optimizer"):
+        model.fit(*data(), verbose=0)
+    assert model.evaluate(*data(), verbose=0) > 0
+
+
+def test_a_step_on_each_replica_is_refused():
+    strategy = two_replicas()
+    with strategy.scope():
+        model = network(Symmetric(self_=0.1, decay=0.1))
+        model.compile(optimizer(), cross_entropy())
+    x, y = data(2)
+    with pytest.raises(ValueError, match=r"train_step` must be called with the batch of all replicas.*`strategy\.run`"):
+        strategy.run(model.train_step, args=((tf.constant(x), tf.constant(y)),))

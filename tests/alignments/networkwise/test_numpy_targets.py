@@ -97,9 +97,7 @@ def test_a_sum_of_squares_has_the_codes_of_the_classes_as_targets(minibatches, f
     start, (x, labels, _) = weights(model), batches()
     for x_t, labels_t in zip(x[:2], labels, strict=False):
         model.train_on_batch(x_t, labels_t)
-    # With a reduction by a sum, the gradient is a mean over the minibatches.
-    share = 1.0 if factor == "of the loss" else 1 / minibatches
-    options = {"shares": np.full((2, BATCH), share), "probabilities": lambda outputs: outputs}
+    options = {"shares": np.ones((2, BATCH)), "probabilities": lambda outputs: outputs}
     targets = 0.8 * CODES[labels[:2]] + 0.1
     compare(model, numpy_steps(start, maps_of(model), x[:2], targets, **options), start)
     one_hot = np.eye(6)[labels[:2]]
