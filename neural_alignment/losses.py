@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from pydantic import Field, PositiveInt
 
 from neural_alignment.errors import ArgumentError, ConfigError, Words, WrongValue
@@ -67,17 +69,24 @@ def check_units(classes: int, units: int, ones: int) -> None:
         raise ConfigError(WrongValue("loss.units", requirement, units))
 
 
-def _labels(y_true: Any, y_pred: Any) -> Any:
+def _labels(y_true: Any, y_pred: Any, classes: int) -> Any:
     """Returns classes as integers `(batch,)`, also if they are given as `(batch, 1)`, as in Keras' sparse losses.
 
     Raises:
         ValueError: if there is not one class for each example.
+        tf.errors.InvalidArgumentError: if a class is not one of 0 to `classes` - 1, except in programs of XLA.
     """
     labels = keras.ops.cast(y_true, "int32")
     if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == 1:
         labels = keras.ops.squeeze(labels, -1)
     _check_shape("one class for each example", labels.shape, y_pred.shape[:-1])
-    return labels
+    message = f"`targets` must be classes from 0 to {classes - 1}, because there are {classes} classes."
+    checks = [
+        tf.debugging.assert_non_negative(labels, message),
+        tf.debugging.assert_less(labels, classes, message),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(labels)
 
 
 def _check_shape(requirement: str, found: Sequence[int | None], expected: Sequence[int | None]) -> None:
@@ -90,6 +99,17 @@ def _check_shape(requirement: str, found: Sequence[int | None], expected: Sequen
     sizes = zip(found, expected, strict=False)
     if len(found) != len(expected) or any(None not in pair and len({*pair}) > 1 for pair in sizes):
         raise ArgumentError("targets", f"must be {requirement}", Words(f"the shape {found}"), f"{expected}")
+
+
+def _check_units(units: int, y_pred: Any) -> None:
+    """Checks that a network has one output for each unit of the codes. A single output would be broadcast.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if y_pred.shape[-1] not in (None, units):
+        requirement = f"must have {units} units, as many as the codes of the classes"
+        raise ArgumentError("outputs", requirement, y_pred.shape[-1], f"a last layer with {units} units")
 
 
 class _Coded:
@@ -125,7 +145,8 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
         dtype: as in `keras.losses.Loss`.
 
     Raises:
-        ValueError: if `codes` is not a matrix of 0 and 1.
+        ValueError: if `codes` is not a matrix of 0 and 1, `examples` is not a positive integer, or `label_smoothing` is
+            not at least 0 and below 0.5.
     """
 
     def __init__(
@@ -139,8 +160,13 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self._set_codes(codes)
-        self.examples = examples
-        self.label_smoothing = label_smoothing
+        if isinstance(examples, bool) or not isinstance(examples, numbers.Integral) or examples < 1:
+            raise ArgumentError("examples", "must be a positive integer", examples, "examples=100")
+        if not isinstance(label_smoothing, numbers.Real) or not 0 <= label_smoothing < 0.5:
+            requirement = "must be a number of at least 0 and below 0.5, where the codes of all classes would be equal"
+            raise ArgumentError("label_smoothing", requirement, label_smoothing, "label_smoothing=0.05")
+        self.examples = int(examples)
+        self.label_smoothing = float(label_smoothing)
 
     @property
     def targets(self) -> np.ndarray:
@@ -155,10 +181,12 @@ class HalfSquaredError(_Coded, keras.losses.Loss):
             y_pred: outputs `(batch, units)`.
 
         Raises:
-            ValueError: if there is not one class for each example.
+            ValueError: if there is not one class for each example, or not one output for each unit of the codes.
         """
+        classes, units = self.codes.shape
+        _check_units(units, y_pred)
         targets = keras.ops.cast(self.targets, y_pred.dtype)
-        targets = keras.ops.take(targets, _labels(y_true, y_pred), axis=0)
+        targets = keras.ops.take(targets, _labels(y_true, y_pred, classes), axis=0)
         return 0.5 * self.examples * keras.ops.sum(keras.ops.square(targets - y_pred), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
@@ -201,7 +229,8 @@ class SquaredError(keras.losses.Loss):
         Raises:
             ValueError: if there is not one class for each example.
         """
-        targets = keras.ops.one_hot(_labels(y_true, y_pred), y_pred.shape[-1], dtype=y_pred.dtype)
+        classes = y_pred.shape[-1]
+        targets = keras.ops.one_hot(_labels(y_true, y_pred, classes), classes, dtype=y_pred.dtype)
         return keras.ops.mean(keras.ops.square(y_pred - (targets - self.shift)), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
@@ -235,8 +264,12 @@ class CodeAccuracy(_Coded, keras.metrics.SparseCategoricalAccuracy):
             y_true: classes `(batch,)` or `(batch, 1)`.
             y_pred: outputs `(batch, units)`.
             sample_weight: `(batch,)`, or None.
+
+        Raises:
+            ValueError: if there is not one output for each unit of the codes.
         """
         y_pred = keras.ops.cast(y_pred, self.dtype)
+        _check_units(self.codes.shape[1], y_pred)
         products = keras.ops.matmul(y_pred, keras.ops.cast(self.codes.T, y_pred.dtype))
         return super().update_state(y_true, products, sample_weight)
 

@@ -94,3 +94,48 @@ def test_summed_squared_error_takes_sequences_of_numbers_and_refuses_other_shape
 def test_the_best_row_is_the_first_of_equals(criterion, values, best):
     rows = [{criterion.column: value} for value in values]
     assert criterion.best(rows) is (None if best is None else rows[best])
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("name", ["squared error", "half squared error"])
+@pytest.mark.parametrize("label", [-1, 4, 7])
+def test_a_class_that_does_not_exist_is_refused(name, label, traced):
+    """-1 would be the last class. A class that is too large, as in classes from 1 to n, would have the target 0."""
+    loss, outputs = OF_CLASSES[name]
+    call = tf.function(loss, autograph=False) if traced else loss
+    assert call(tf.constant([0, 3]), tf.zeros([2, outputs])) > 0
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="`targets` must be classes from 0 to 3, because there are 4"
+    ):
+        call(tf.constant([0, label]), tf.zeros([2, outputs]))
+
+
+@pytest.mark.parametrize("units", [1, 4, 7])
+@pytest.mark.parametrize("name", ["half squared error", "code accuracy"])
+def test_a_network_without_a_unit_for_each_place_of_the_codes_is_refused(name, units):
+    """One output would be broadcast to all places."""
+    with pytest.raises(ValueError, match=rf"`outputs` must have 6 units, .* Received {units}\."):
+        OF_CLASSES[name][0](np.array([0, 1]), np.zeros((2, units), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"examples": 0}, "`examples` must be a positive integer. Received 0"),
+        ({"examples": 2.5}, "`examples` must be a positive integer. Received 2.5"),
+        ({"examples": True}, "`examples` must be a positive integer. Received True"),
+        ({"label_smoothing": 0.5}, "`label_smoothing` must be a number of at least 0 and below 0.5"),
+        ({"label_smoothing": -0.1}, "`label_smoothing` must be a number of at least 0 and below 0.5"),
+        ({"label_smoothing": math.nan}, "`label_smoothing` must be a number of at least 0 and below 0.5"),
+        ({"label_smoothing": "a"}, "`label_smoothing` must be a number of at least 0 and below 0.5"),
+    ],
+)
+def test_options_of_the_half_squared_error_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        HalfSquaredError(CODES, **options)
+
+
+def test_options_may_be_numbers_of_numpy():
+    loss = HalfSquaredError(CODES, np.int64(4), np.float32(0.25))
+    again = HalfSquaredError.from_config(loss.get_config())
+    assert (again.examples, again.label_smoothing) == (4, 0.25)

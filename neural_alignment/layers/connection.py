@@ -81,8 +81,28 @@ class Connection:
     @property
     def is_trained(self) -> bool:
         """Whether R trains a kernel of the connection: B, or W with `update_forward`. In a frozen layer it does not."""
-        backward = self.layer.trainable and self.stored_backward_kernel.trainable
-        return backward or (self.alignment.trains_forward and self.holder.trainable and self.kernel.trainable)
+        return self._trains_backward or (self.alignment.trains_forward and self._trains_forward)
+
+    @property
+    def _trains_backward(self) -> bool:
+        """Whether B is not frozen, alone or with its layer."""
+        return self.layer.trainable and self.stored_backward_kernel.trainable
+
+    @property
+    def _trains_forward(self) -> bool:
+        """Whether W is not frozen, alone or with its layer."""
+        return self.holder.trainable and self.kernel.trainable
+
+    def check_frozen(self) -> None:
+        """Checks that W and B are frozen together if the rule gives both the same updates.
+
+        Raises:
+            ValueError: if only one of them is frozen.
+        """
+        if self.alignment.tie_gradient and self._trains_backward != self._trains_forward:
+            requirement = f"of W and B must be equal with the rule {self.alignment.rule!r}, which moves both together"
+            found = Words(f"a frozen {'W' if self._trains_backward else 'B'} in layer {self.name!r}")
+            raise ArgumentError("trainable", requirement, found, "layer.trainable = False")
 
     @property
     def bias_size(self) -> int:

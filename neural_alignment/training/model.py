@@ -188,7 +188,8 @@ class AlignedModel(InterceptedModel):
                 over examples and that of another output a mean, if a layer with a `whole_batch_reason` would get a
                 part of a batch (because of `minibatches` or several replicas), if two aligned layers have the same
                 name, if a rule that ties the updates of B and W is used without one optimizer that updates both at
-                every step, or with one that scales steps by the norm of a variable, if loss scaling is combined with a
+                every step, with one that scales steps by the norm of a variable, or in a layer in which only one of
+                them is frozen, if loss scaling is combined with a
                 rate scheduler on several replicas, if a rule has `every` and no step trains both J and R, or if an
                 optimizer would lose gradients that it accumulates.
         """
@@ -290,6 +291,8 @@ class AlignedModel(InterceptedModel):
             requirement = f"{tied[0].alignment.rule!r} needs one optimizer that moves W and B at every step"
             found = Words(f"{len(several)} optimizers")
             raise ArgumentError("alignment", requirement, found, "MultiOptimizer([Momentum(0.1)])")
+        for connection in connections(self):
+            connection.check_frozen()
         if tied:
             check_equal_steps(self.optimizer, tied[0].alignment.rule)
 

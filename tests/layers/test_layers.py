@@ -37,6 +37,7 @@ from neural_alignment.alignments import (
     Feedback,
     Information,
     InputPath,
+    KolenPollack,
     SignalAlignment,
     SignSymmetry,
     Symmetric,
@@ -752,6 +753,22 @@ def freeze_b(layer):
 
 def freeze_w(layer):
     (layer.cell if hasattr(layer, "cell") else layer).kernel.trainable = False
+
+
+@pytest.mark.parametrize(("freeze", "which"), [(freeze_w, "W"), (freeze_b, "B"), (freeze_layer, None)])
+@pytest.mark.parametrize("kind", [layers.Dense, layers.GRU])
+def test_tied_kernels_are_frozen_together(kind, freeze, which):
+    """The other one would move alone, away from it."""
+    inputs = keras.Input((4, 5))
+    layer = kind(3, alignment=KolenPollack(decay=0.0), name="tied")
+    model = AlignedModel(inputs, layer(inputs))
+    freeze(layer)
+    if which is None:
+        model.compile("sgd", "mse")
+        return
+    message = rf"`trainable` of W and B must be equal with the rule 'kolen_pollack'.* a frozen {which} in layer 'tied"
+    with pytest.raises(ValueError, match=message):
+        model.compile("sgd", "mse")
 
 
 @pytest.mark.parametrize("update_forward", [False, True])
