@@ -257,6 +257,9 @@ def score(
     path = output or _default_place("runs/scores", config, smoke)
     if output is None:
         reporting.check_new(path)
+    else:
+        reporting.check_replaceable(path, scoring.COLUMNS)
+    scoring.check(settings)
     reporting.check_writable(os.path.dirname(path) or ".")
     artifact = scoring.report(settings, moments, probes, lambda part: screen.status(f"{100 * part:.0f} % trained"))
     screen.line(f"{artifact.text}\n\nwritten: {', '.join(reporting.write(artifact, path))}")
@@ -427,9 +430,12 @@ def _make(
     from neural_alignment.papers import commands, registry
 
     if name is None:
-        given = {**vars(folders), **files}
+        given = {**vars(folders), **files, "lab": lab or None}
         if unused := [f"--{option}" for option, value in given.items() if value is not None]:
-            raise InputError(f"{unused[0]} needs the name of a {kind}, such as two_routes/1")
+            reads_files = unused[0] in ("--recordings", "--images")
+            named = [item for item in commands.ITEMS if item.kind == kind]
+            example = next(each.name for each in named if not reads_files or each.needs.startswith("--recordings"))
+            raise InputError(f"{unused[0]} needs the name of a {kind}, such as {example}")
         terminal.line(commands.listing(kind, engine.build(PROCESSES).slots))
         return
     item = registry.find(commands.ITEMS, kind, name)
@@ -466,6 +472,8 @@ def configs(
     ] = None,
 ) -> None:
     """List the configurations that come with the package, or print or copy one, complete and without a base."""
+    if name is not None:  # Other commands accept paths of these configurations too.
+        name = shipped.name_of(shipped.find(name)) or name
     listed = [each for each in shipped.names() if name is None or each.startswith(f"{name.rstrip('/')}/")]
     if listed and copy is not None:
         raise InputError(f"--copy needs the name of one configuration, such as {listed[0]}")

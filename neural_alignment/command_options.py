@@ -243,11 +243,13 @@ def numbers(option: str, text: str) -> list[int]:
     """Returns the integers in the value of an option, which are separated by commas.
 
     Raises:
-        InputError: if a word is not an integer, or an integer occurs twice.
+        InputError: if a word is not an integer, if an integer is negative or too large, or if one occurs twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(re.fullmatch("-?[0-9]{1,10}", word) for word in words):
         raise InputError(f"{option} must be integers separated by commas, such as 0,1,2; found {text!r}")
+    if wrong := [word for word in words if not 0 <= int(word) < 2**31]:
+        raise InputError(f"{option} must be integers from 0 to 2147483647; found {wrong[0]}")
     return [int(word) for word in listed(option, ",".join(str(int(word)) for word in words), "0,1,2")]
 
 

@@ -18,7 +18,7 @@ from neural_alignment.errors import InputError
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.plans import Cell, Outcome, carry_out, unique
 from neural_alignment.losses import ACCURACY, Criterion
-from neural_alignment.reporting import Artifact, Row, Spread, check_writable, markdown, write
+from neural_alignment.reporting import Artifact, Row, Spread, check_replaceable, check_writable, markdown, write
 from neural_alignment.training import hparams, setup
 from neural_alignment.training.config_comparison import flat_values
 from neural_alignment.training.metrics import by_layer
@@ -106,6 +106,7 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     cells, seeds, folder = comparison.cells(), comparison.seeds, comparison.folder
     criterion = comparison.criterion()
     check_writable(output.rpartition("/")[0] or ".")
+    check_replaceable(output, columns(criterion))
     carry_out(unique(cells), folder, "", execution)
     found = [(cell, each) for cell in cells for each in cell.read(folder, "")]
     found.sort(key=lambda each: seeds.index(each[1].config.seed))

@@ -102,20 +102,21 @@ def checked_directory(path: str) -> str:
     return path
 
 
-def checked_prefix(path: str, endings: Sequence[str]) -> str:
+def checked_prefix(path: str, endings: Sequence[str], adds_ending: bool = False) -> str:
     """Returns the common prefix of the paths of several files to write, as `checked` does.
 
     Args:
         path: the path of the files without their endings; only a name for files in the current directory.
         endings: the endings of the files, such as ".csv".
+        adds_ending: whether the path may itself end with one of them.
 
     Raises:
-        ValueError: as for `checked`; also if the path does not end with a name, or one of the files cannot be written
-            because something else has its name.
+        ValueError: as for `checked`; also if the path does not end with a name without an ending, or one of the files
+            cannot be written because something else has its name.
     """
     path = checked(path)
     folder, _, name = path.rpartition("/")
-    if name in ("", ".", ".."):
+    if name in ("", ".", "..") or (name.endswith(tuple(endings)) and not adds_ending):
         raise ArgumentError("", "must end with the name of the files, without their ending", Words(_short(path)))
     if folder:
         checked_directory(folder)
@@ -138,7 +139,9 @@ def checked_picture(path: str) -> str:
     """
     if not checked(path).endswith(".png"):
         raise ArgumentError("", "must be the name of a picture, which ends with .png", Words(_short(path)))
-    return f"{checked_prefix(path.removesuffix('.png'), ('.png',))}.png"
+    if path.rpartition("/")[2] == ".png":
+        raise ArgumentError("", "must be the name of a picture, with a name before .png", Words(_short(path)))
+    return f"{checked_prefix(path.removesuffix('.png'), ('.png',), adds_ending=True)}.png"
 
 
 def problem_of_directory(path: str) -> str | None:

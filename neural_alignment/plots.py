@@ -121,7 +121,7 @@ def write(paths: Sequence[str], output: str | None = None) -> str:
         known[place] = path
     if output is None:
         if len(found) > 1:
-            raise InputError(f"--output must be the name of a picture for {len(found)} runs; found none")
+            raise InputError(f"{len(found)} runs need a name for their picture; give --output FILE.png")
         output = tf.io.gfile.join(found[0], SUMMARY)
     figure = summary(Curve.read(found[0])) if len(found) == 1 else compare(found)
     check_writable(os.path.dirname(output) or ".")

@@ -211,6 +211,28 @@ def check_new(path: str) -> None:
             raise RunError(f"{path}.{extension}: exists; name other files with --output, or move it away")
 
 
+def check_replaceable(path: str, columns: Sequence[str]) -> None:
+    """Checks that tables which are about to be replaced are of the same kind, and not other files of the user.
+
+    Args:
+        path: path of the files without their extension.
+        columns: the columns that the CSV file will have.
+
+    Raises:
+        RunError: if there is another file with one of these names.
+    """
+    reason = "exists and is not such a table; name other files with --output, or move it away"
+    table, *others = (f"{path}.{extension}" for extension in ("csv", "md", "png"))
+    if tf.io.gfile.exists(table):
+        with tf.io.gfile.GFile(table, "rb") as file:
+            if file.readline() != f"{','.join(columns)}\n".encode():
+                raise RunError(f"{table}: {reason}")
+        return
+    for other in others:
+        if tf.io.gfile.exists(other):
+            raise RunError(f"{other}: {reason}")
+
+
 def check_writable(folder: str) -> None:
     """Creates a folder, and checks that files can be written to it, so that a long computation fails early.
 

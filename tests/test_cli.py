@@ -430,7 +430,13 @@ def bad_input(tmp_path):
         ),
         "a step below 0": (["--resume-from", "-1"], "--resume-from"),
         "going back in no run": (["--resume-from", "3"], "contains no run that could go back to step 3"),
-        "a pattern without layers": (["--set", "alignment.layers=none*"], "matches no layer"),
+        "a pattern without layers": (
+            ["--set", "alignment.layers=none*"],
+            "alignment.layers: must match at least one layer; the layers are conv1, conv2, dense; found 'none*'",
+        ),
+        "smoke as an override": (["--set", "smoke.epochs=1"], "smoke is a key of files; --smoke applies it"),
+        "base as an override": (["--set", "base=other"], "base is a key of files; give the configuration"),
+        "an alternation too large for TensorFlow": (["--set", f"optimization.alternation={2**63 - 1}"], "2147483648"),
     }
 
 
@@ -555,12 +561,80 @@ def test_describe_needs_no_data_if_the_configuration_gives_their_shape(run):
 
 
 def test_compare_keeps_an_earlier_table_until_it_has_a_row_and_checks_early_that_it_can_write(run, tmp_path):
-    (tmp_path / "table.csv").write_text("earlier\n")
+    earlier = "config,seed,top1,first_angle,last_angle,last_angle_max,diverged,seconds\n"
+    (tmp_path / "table.csv").write_text(earlier)
     here = (*SMALL, "--engine", "in-process")
     assert run("compare", QUICKSTART, "--seeds", "0", *here, "--set", "batch_size=4000", "--output", "table")[0] == 2
-    assert (tmp_path / "table.csv").read_text() == "earlier\n"
+    assert (tmp_path / "table.csv").read_text() == earlier
     (tmp_path / "file").write_text("")
     code, _, error = run("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "file/table")
     assert code == 2
     assert "file is not a directory" in error
     assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("name", ["notes.md", "notes.png", "notes.csv"])
+def test_compare_replaces_no_file_that_is_not_its_table(run, tmp_path, name):
+    """`metrics.csv` of a run would be one."""
+    (tmp_path / name).write_text("step,epoch\n")
+    code, _, error = run("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "notes")
+    assert (code, error) == (
+        2,
+        f"error: {name}: exists and is not such a table; name other files with --output, or move it away\n",
+    )
+    assert (tmp_path / name).read_text() == "step,epoch\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("seeds", "found"), [("-1", "-1"), ("0,2147483648", "2147483648")])
+def test_compare_blames_the_option_for_a_seed_out_of_range(run, seeds, found):
+    code, _, error = run("compare", QUICKSTART, "--seeds", seeds, *SMALL, "--output", "table")
+    assert (code, error) == (2, f"error: --seeds must be integers from 0 to 2147483647; found {found}\n")
+
+
+@pytest.mark.parametrize("name", ["search/lab/information", "base.yaml"])
+def test_a_search_in_place_of_a_run_is_told_apart(run, tmp_path, name):
+    (tmp_path / "base.yaml").write_text("base: search/lab/information\n")
+    for command in ("train", "describe"):
+        code, _, error = run(command, name)
+        assert code == 2
+        assert "information.yaml: is a search and not the configuration of a run" in error
+        assert "`neural-alignment search lab/information` runs it" in error
+        assert ("(base of base.yaml)" in error) == (name == "base.yaml")
+
+
+def test_a_run_in_place_of_a_search_is_told_apart(run):
+    code, _, error = run("search", "quickstart")
+    assert code == 2
+    assert (
+        "quickstart.yaml: is the configuration of a run and not a search; `neural-alignment train quickstart`" in error
+    )
+
+
+def test_smoke_needs_its_key(run, tmp_path):
+    (tmp_path / "plain.yaml").write_text((ROOT / "configs" / "quickstart.yaml").read_text().partition("smoke:")[0])
+    code, _, error = run("train", "plain.yaml", "--smoke")
+    assert (code, error) == (2, "error: --smoke needs the key smoke, which plain.yaml does not have\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table", "--lab"], "--lab needs the name of a table, such as two_routes/1"),
+        (["figure", "--recordings", "file"], "--recordings needs the name of a figure, such as two_routes/6"),
+        (
+            ["table", "two_routes/4", "--configs", "nowhere"],
+            "--configs: must be a directory with configurations; found",
+        ),
+    ],
+)
+def test_options_without_an_effect_on_tables_and_figures_are_refused(run, tmp_path, words, message):
+    (tmp_path / "file").write_text("")
+    code, _, error = run(*words)
+    assert code == 2
+    assert error.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "configs/quickstart", "configs/quickstart.yaml"])
+def test_configs_takes_the_paths_that_other_commands_take(run, name):
+    assert run("configs", name)[:2] == run("configs", "quickstart")[:2]

@@ -127,7 +127,6 @@ WRONG = {
     "optimization.forward.schedule={warmup_epochs: 5, drop_epochs: [3]}": r"schedule.drop_epochs: must be ascending",
     "alignment=[{rule: symmetric, self_: 1, decay: 1}, {rule: feedback}]": "alignment.0.layers: is required",
     "evaluation.every_epochs=99": "evaluation.every_epochs: must not exceed epochs",
-    "smoke=1": "smoke: unknown key",
     "optimization.forward.beta_1=0.9": r"optimization.forward.beta_1: unknown key; allowed: (?!.*beta_1).*momentum",
     "data.dataset=mnist": r"data.dataset: unknown key; allowed: augment, replace_labels, shuffle, source, standardize",
     "model.name=fc": r"model.filters: unknown key; allowed: activation, hidden, initial_stddev, name",
@@ -159,7 +158,17 @@ def test_an_error_names_the_key_the_found_value_and_the_allowed_values(override)
 
 
 @pytest.mark.parametrize(
-    "override", ["epochs", "=3", "a..b=1", "model.filters.9=1", "a.b=[", "seed=!!timestamp 2001-01-01"]
+    "override",
+    [
+        "epochs",
+        "=3",
+        "smoke=1",
+        "base=quickstart",
+        "a..b=1",
+        "model.filters.9=1",
+        "a.b=[",
+        "seed=!!timestamp 2001-01-01",
+    ],
 )
 def test_malformed_overrides_are_errors(override):
     assert refused(QUICKSTART, [override]).startswith(f"--set {override}: ")

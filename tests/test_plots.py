@@ -197,7 +197,7 @@ def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(InputError, match=r"^RUN must be different; .*empty/\.\./run is the same run as .*run$"):
         plots.write([run, f"{empty}/../run"], "x.png")
     other = make_run(tmp_path / "other")
-    with pytest.raises(InputError, match=r"^--output must be the name of a picture for 2 runs; found none$"):
+    with pytest.raises(InputError, match=r"^2 runs need a name for their picture; give --output FILE\.png$"):
         plots.write([run, other])
     assert not list(tmp_path.rglob("*.png"))
 

@@ -54,9 +54,10 @@ class Assignment:
         """
         for index, layers in self._matched.items():
             if not layers:
-                names, pattern = ", ".join(self._names), self._rules[index].layers
-                which = f"the pattern {pattern!r} of rule {index + 1}" if pattern else f"rule {index + 1}"
+                names, pattern = ", ".join(self._names) or "none", self._rules[index].layers
+                key = "alignment.layers" if len(self._rules) == 1 else f"alignment.{index}.layers"
+                earlier = " that no earlier rule matches" if index else ""
+                found = "none" if pattern is None else repr(pattern)
                 raise errors.ConfigError(
-                    f"alignment: {which} matches no layer (an earlier rule may match first). "
-                    f"The layers are: {names or 'none'}."
+                    f"{key}: must match at least one layer{earlier}; the layers are {names}; found {found}"
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from neural_alignment import errors, mistakes
+from neural_alignment import errors, mistakes, shipped
 from neural_alignment.config import yaml_files, yaml_writer
 from neural_alignment.config.config import Config
 from neural_alignment.errors import ConfigError
@@ -32,8 +32,14 @@ def load(path: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -
     path, _ = chain[0]
     data = yaml_files.merged(chain)
     origins = [(f"{name}: ", layer) for name, layer in chain]
-    smoke_overrides = data.pop("smoke", None)
+    if search := next((name for name, layer in chain if "space" in layer and "config" in layer), None):
+        base = "" if search == path else f" (base of {path})"
+        command = f"neural-alignment search {(shipped.name_of(search) or search).removeprefix('search/')}"
+        raise ConfigError(f"{search}: is a search and not the configuration of a run{base}; `{command}` runs it")
+    has_smoke, smoke_overrides = "smoke" in data, data.pop("smoke", None)
     if smoke:
+        if not has_smoke:
+            raise ConfigError(f"--smoke needs the key smoke, which {path} does not have")
         if not isinstance(smoke_overrides, Mapping):
             found = errors.shortened(errors.as_written(smoke_overrides), 60)
             raise ConfigError(f"{path}: smoke: must be a mapping of overrides; found {found}")

@@ -23,6 +23,9 @@ IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
 
 _ALLOWED = "give the path of a YAML file, or a name that `neural-alignment configs` lists"
 
+_OF_FILES = {"smoke": "--smoke applies it", "base": "give the configuration that you want to change as CONFIG"}
+"""Keys that only a file can have -> what the command line has in their place."""
+
 MAX_FILES = 32
 """Maximum number of files in a chain of bases."""
 
@@ -159,6 +162,8 @@ def apply_override(data: dict[str, Any], override: str) -> Any:
     keys, where = key_path.split("."), f"--set {shortened(override)}"
     if not equals or not all(keys):
         raise ConfigError(f"{where}: must have the form key.path=value, such as optimization.alternation=1")
+    if keys[0] in _OF_FILES:
+        raise ConfigError(f"{where}: {keys[0]} is a key of files; {_OF_FILES[keys[0]]}")
     if len(keys) >= MAX_DEPTH:
         raise ConfigError(f"{where}: a key path must have fewer than {MAX_DEPTH} parts; found {len(keys)}")
     value = parse(text, where)

@@ -20,7 +20,7 @@ class Optimization(Options):
     """The optimizer of J. Without `backward` it updates all variables by the gradient of J + R."""
     backward: AnyOptimizer | None = None
     """The optimizer of R, which updates the backward kernels."""
-    alternation: PositiveInt | None = None
+    alternation: Annotated[int, Field(gt=0, lt=2**31)] | None = None
     """Number of steps of J between two steps of R. An epoch of the run takes this number + 1 times the steps of one
     pass over the data. Default: both losses are trained at every step."""
     delay_epochs: NonNegativeFloat = 0.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neural_alignment import shipped
+from neural_alignment import paths, shipped
 from neural_alignment.errors import InputError, nearest
 from neural_alignment.jobs.batch import Execution
 from neural_alignment.jobs.estimates import Estimates
@@ -39,7 +40,8 @@ class Folders:
         """Checks that the folders of runs and configurations have an effect.
 
         Raises:
-            InputError: if the item is made without runs or configurations and their folder is given.
+            InputError: if the item is made without runs or configurations and their folder is given, or if the folder
+                of the configurations does not exist.
         """
         runs = bool(item.cells or item.needs)
         configs = bool(item.cells) or item.reads_configs
@@ -50,6 +52,8 @@ class Folders:
             if given and not used:
                 reason = f"has no effect on {item.kind} {item.name}, which is made without {kind}"
                 raise InputError(f"{option} {reason}; leave it out")
+        if self.configs and paths.is_local(self.configs) and not os.path.isdir(self.configs):
+            raise InputError(f"--configs: must be a directory with configurations; found {self.configs}, which is none")
 
     def source(self, item: Item, profile: str, **options: Any) -> Source:
         """Returns the source of a table or figure; **options are `recordings`, `images` and `say` of `Source`.

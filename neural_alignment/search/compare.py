@@ -13,7 +13,16 @@ import tensorflow as tf
 
 from neural_alignment.jobs.batch import Screen
 from neural_alignment.jobs.pool import Engine
-from neural_alignment.reporting import Artifact, Spread, duration, markdown, new_figure, whole_ticks, write
+from neural_alignment.reporting import (
+    Artifact,
+    Spread,
+    check_replaceable,
+    duration,
+    markdown,
+    new_figure,
+    whole_ticks,
+    write,
+)
 from neural_alignment.search import report, run
 from neural_alignment.search.plan import Plan
 from neural_alignment.search.records import Trial, best_of
@@ -54,6 +63,7 @@ def compare(
         InputError: as for `run.search`.
         Stopped: as for `run.search`; the same call resumes.
     """
+    check_replaceable(output, COLUMNS)
     total = sum(plan.trials for plan in plans.values())
     known = [plan for plan in plans.values() if plan.seconds]
     seconds = sum(plan.seconds * plan.trials / min(engine.slots, plan.trials) for plan in known)

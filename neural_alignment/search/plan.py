@@ -76,6 +76,10 @@ def load(path: str, **replaced: Any) -> Plan:
         data |= layer
         if all(isinstance(each, Mapping) for each in spaces):
             data["space"] = spaces[0] | spaces[1]
+    keys = {key for _, layer in chain for key in layer}
+    if not {"space", "config"} & keys and {"model", "data", "alignment", "optimization"} & keys:
+        command = f"neural-alignment train {shipped.name_of(path) or path}"
+        raise ConfigError(f"{path}: is the configuration of a run and not a search; `{command}` trains it")
     given = {key: value for key, value in replaced.items() if value is not None}
     data |= given
     origins = [(f"{_OPTIONS.get(key, key)} {value}: ", {key: value}) for key, value in given.items()]

@@ -19,14 +19,17 @@ def diverged(model: AlignedModel, step: int) -> Diverged:
     """
     step, sources = model.first_non_finite() or (step, ["J"])
     layers = [source for source in sources if source != "J"]
+    forward = "lower the forward learning rate, clip the gradients, or delay J until B has aligned"
     if layers:
         subject = f"R of layer {layers[0]}" + (f" and {len(layers) - 1} more" if layers[1:] else "")
         advice = "lower the backward learning rate, or raise the weight of decay, sparse or null against amp"
+        advice += "; if J had grown before, lower the forward learning rate, because R reads W and the activities"
+        if "J" in sources:  # J does not read B, so W is the cause of both.
+            subject, advice = f"J and {subject}", forward
     else:
         layers = _damaged_layers(model)
         where = f" (first weights that are not finite: layer {layers[0]})" if layers else ""
-        subject = f"J{where}"
-        advice = "lower the forward learning rate, clip the gradients, or delay J until B has aligned"
+        subject, advice = f"J{where}", forward
     return Diverged(f"{subject} is not finite at step {step}; try this: {advice}", step, layers)
 
 

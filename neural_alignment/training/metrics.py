@@ -124,6 +124,8 @@ class MetricsFile:
         try:
             with tf.io.gfile.GFile(self.path, "rb") as file:
                 return file.read()
+        except tf.errors.PermissionDeniedError:
+            raise RunError(f"{self.path}: cannot be read: permission denied") from None
         except tf.errors.OpError as error:
             raise self.damaged(one_line(error, 150)) from None
 

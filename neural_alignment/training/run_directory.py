@@ -40,7 +40,7 @@ import numpy as np
 import tensorflow as tf
 
 from neural_alignment import config as configuration
-from neural_alignment import files, plugins
+from neural_alignment import files, paths, plugins
 from neural_alignment.config import Config
 from neural_alignment.errors import ConfigError, RunError, one_line
 from neural_alignment.training import config_comparison, event_files, lock
@@ -375,6 +375,8 @@ class RunDirectory:
         again = f"{self.resuming()} writes it again"
         if self.is_missing_or_empty("config.yaml"):
             raise RunError(f"{path}: is missing or empty; {again}")
+        if problem := paths.problem_of_file(path):
+            raise RunError(f"{path}: {problem}")
         try:
             config = self.config()
             if config_comparison.file_fits(known, path):

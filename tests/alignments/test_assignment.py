@@ -105,11 +105,22 @@ def test_the_first_pattern_that_fits_takes_the_layer():
     assignment.check()
 
 
-def test_a_pattern_that_takes_no_layer_is_an_error_that_names_it_and_the_layers():
-    assignment = Assignment([Feedback(layers="*"), Feedback(layers="heads")])
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (["heads"], "alignment.layers: must match at least one layer; the layers are conv1, head; found 'heads'"),
+        (
+            ["*", "heads"],
+            "alignment.1.layers: must match at least one layer that no earlier rule matches; the",
+        ),
+        (["*", None], "alignment.1.layers: must match at least one layer that no earlier .* conv1, head; found none"),
+    ],
+)
+def test_a_pattern_that_takes_no_layer_is_an_error_that_names_it_and_the_layers(rules, message):
+    assignment = Assignment([Feedback(layers=pattern) for pattern in rules])
     for name in ("conv1", "head"):
         assignment(name)
-    with pytest.raises(errors.ConfigError, match=r"'heads' of rule 2 .*conv1, head"):
+    with pytest.raises(errors.ConfigError, match=f"^{message}"):
         assignment.check()
 
 

@@ -292,10 +292,33 @@ MISTAKES = {
         command("--set", f"model={TRANSFORMER}, dropout: 0.1}}", network=DIGITS[:3]),
         "model: is frozen at initialisation and must have no layer that draws random numbers; found Dropout 'dropout'",
     ),
-    "a rule": (command("--set", "alignment={rule: align_zero}"), "found 'align_zero at conv1'"),
+    "a rule": (
+        command("--set", "alignment={rule: align_zero}"),
+        "alignment: must be null, because W* is the",
+    ),
+    "weights of a run": (
+        command("--set", "init_from=runs/x"),
+        "init_from: has no effect on scores, which",
+    ),
     "no gradient descent": (command("--set", "optimization.forward={name: adam, learning_rate: 0.01}"), "found 'Adam'"),
     "no folder": (command("--output", "/proc/none/scores"), "/proc/none"),
 }
+
+
+@pytest.mark.parametrize(
+    ("rate", "code", "message"),
+    [
+        ("0", 2, "error: layer conv1: its weights have not changed, so it has no score; train it with a higher rate"),
+        ("1.0e+10", 3, "diverged: the weights are too large for scores at step 2; try this: lower the learning rate"),
+        ("1.0e+30", 3, "diverged: J"),
+    ],
+)
+def test_a_network_without_scores_writes_no_table(tmp_path, monkeypatch, capsys, rate, code, message):
+    small = ("--set", "max_steps=2", "--set", f"optimization.forward.learning_rate={rate}")
+    found, _, error = run_command(monkeypatch, capsys, *command(*small, "--output", str(tmp_path / "scores")))
+    assert found == code
+    assert error.strip().splitlines()[-1].startswith(message)
+    assert not list(tmp_path.iterdir())
 
 
 @for_each("what", MISTAKES)

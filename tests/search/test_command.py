@@ -123,7 +123,7 @@ BAD = {
     "an unknown engine": (["search.yaml", "--engine", "proceses:2"], "did you mean 'processes'?"),
     "no processes": (["search.yaml", "--engine", "processes:0"], "N must be an integer from 1"),
     "an override of nothing": (["search.yaml", "--set", "epoch=3"], "did you mean 'epochs'"),
-    "a configuration": (["base.yaml"], "unknown key"),
+    "a configuration": (["base.yaml"], "base.yaml: is the configuration of a run and not a search"),
     "a base without its data": (
         ["search.yaml", "--set", "data={source: tfds, dataset: mnist, data_dir: nowhere, download: false}"],
         "nowhere",

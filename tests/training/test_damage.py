@@ -20,7 +20,7 @@ from helpers import exhaustive_unless
 from prepared_run import PreparedRun
 
 from neural_alignment import config as configuration
-from neural_alignment import files
+from neural_alignment import files, paths
 from neural_alignment.errors import Diverged, InputError, RunError, Stopped
 from neural_alignment.jobs import pieces, plans
 from neural_alignment.jobs.job import Training
@@ -417,6 +417,21 @@ def test_a_model_whose_loss_is_not_finite_has_diverged(rewritten):
 
     with pytest.raises(Diverged, match=r"J .*is not finite at step 10"):
         run.evaluate(rewritten(enlarge))
+
+
+def test_what_may_not_be_read_is_not_called_damaged(copied, monkeypatch):
+    """Advice to remove such a file, or to start over, would destroy a sound run."""
+    path = copied("finished")
+    monkeypatch.setattr(paths, "problem_of_file", lambda name: "cannot be read: permission denied")
+    with pytest.raises(RunError, match=r"config\.yaml: cannot be read: permission denied$"):
+        run.evaluate(path)
+
+    def refuse(*_):
+        raise tf.errors.PermissionDeniedError(None, None, "metrics.csv; Permission denied")
+
+    monkeypatch.setattr(tf.io.gfile.GFile, "read", refuse)
+    with pytest.raises(RunError, match=r"metrics\.csv: cannot be read: permission denied$"):
+        MetricsFile(str(path / "metrics.csv")).rows()
 
 
 @pytest.mark.parametrize("checksums", [True, False])

@@ -272,7 +272,7 @@ def test_a_directory_that_is_no_run_stays_unchanged(tmp_path):
 
 def test_nothing_is_made_or_removed_when_the_configuration_or_the_data_are_wrong(tmp_path, whole):
     wrong = config(alignment={"layers": "cnv*"}, model=CONVNET)
-    with pytest.raises(ConfigError, match=r"the pattern 'cnv\*' of rule 1 matches no layer .* conv1, conv2, dense"):
+    with pytest.raises(ConfigError, match=r"alignment\.layers: must match .* conv1, conv2, dense; found 'cnv\*'"):
         run.train(wrong, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     with pytest.raises(DataError, match="batch_size"):

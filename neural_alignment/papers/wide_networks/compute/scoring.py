@@ -10,11 +10,12 @@ import numpy as np
 
 from neural_alignment.analysis.alignment_score import alignment_score, permuted_change
 from neural_alignment.config import Config
-from neural_alignment.errors import ArgumentError, InputError
+from neural_alignment.errors import ArgumentError, Diverged, InputError
 from neural_alignment.jobs.pieces import Arrays, Tell
 from neural_alignment.operations import ConvMap, DepthwiseMap, TransposedConvMap
 from neural_alignment.papers.tables import spread, table
 from neural_alignment.reporting import Artifact, Row
+from neural_alignment.training import divergence
 from neural_alignment.training.lockstep import Lockstep
 from neural_alignment.training.model import AlignedModel
 from neural_alignment.training.trainer import Trainer
@@ -40,6 +41,8 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
 
     Raises:
         ArgumentError: before training, if the network has no convolution, or as in `Lockstep`.
+        InputError: if the weights of a layer have not changed, so that it has no score.
+        Diverged: if J or a score is not finite.
     """
     trainer = Trainer.from_config(config)
     model, lockstep = trainer.model, Lockstep(trainer.model)
@@ -52,9 +55,16 @@ def scored(tell: Tell, config: Config, moments: Sequence[int], probes: int) -> A
         model.reset_metrics()
         done, steps = trainer.step, min(size, ends[-1] - trainer.step)
         loss = trainer.train(steps, lambda part, done=done, steps=steps: tell((done + part * steps) / ends[-1]))["loss"]
+        if not math.isfinite(loss):
+            raise divergence.diverged(model, trainer.step)
         if trainer.step in ends:
             epoch = trainer.step / size if trainer.step % size else trainer.step // size
-            rows.append({"epoch": epoch, "train_loss": loss, **scores(model, lockstep, probes, config.seed)})
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = scores(model, lockstep, probes, config.seed)
+            if not np.isfinite([found[name] for name in NAMES]).all():
+                reason = f"the weights are too large for scores at step {trainer.step}"
+                raise Diverged(f"{reason}; try this: lower the learning rate", trainer.step, [])
+            rows.append({"epoch": epoch, "train_loss": loss, **found})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -72,15 +82,31 @@ def rows(arrays: Arrays, width: int, seed: int) -> list[Row]:
     ]
 
 
+def check(config: Config) -> None:
+    """Checks what can be checked of a configuration before its data are read and its network is made.
+
+    Raises:
+        InputError: if the network has no width, is trained by a rule, or begins with the weights of another run.
+    """
+    if not hasattr(config.model, "width"):
+        raise InputError(f"model.name: must be a network with a width, such as wide_cnn; found {config.model.name}")
+    if config.rules:
+        found = ", ".join(rule.rule for rule in config.rules)
+        raise InputError(f"alignment: must be null, because W* is the result of backpropagation; found {found}")
+    if config.init_from is not None:
+        reason = "has no effect on scores, which need the change of W from its random initial values; leave it out"
+        raise InputError(f"init_from: {reason}")
+
+
 def report(config: Config, moments: Sequence[int], probes: int, tell: Tell) -> Artifact:
     """Returns the scores of one network, with its mean scores over layers; arguments as of `scored`.
 
     Raises:
-        InputError: before training, if the network has no width or no convolution, draws random numbers, or is not
-            trained by plain gradient descent.
+        InputError: before training, if `check` fails, or if the network has no convolution, draws random numbers, or is
+            not trained by plain gradient descent; after training, if the weights of a layer have not changed.
+        Diverged: if J or a score is not finite.
     """
-    if not hasattr(config.model, "width"):
-        raise InputError(f"model.name: must be a network with a width, such as wide_cnn; found {config.model.name}")
+    check(config)
     try:
         found = rows(scored(tell, config, sorted(moments), probes), config.model.width, config.seed)
     except ArgumentError as error:
@@ -106,6 +132,9 @@ def scores(model: AlignedModel, lockstep: Lockstep, probes: int, seed: int) -> d
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     for layer in convolutions(model, lockstep):
         weights, change, reference = map(np.asarray, (layer.kernel, changes[layer.name], references[layer.name]))
+        if not np.any(change) or not np.any(reference):
+            reason = "its weights have not changed, so it has no score; train it with a higher rate, or for longer"
+            raise InputError(f"layer {layer.name}: {reason}")
         permuted = permuted_change(weights, weights - change, seed)
         for prefix, each in (("score", change), ("permuted_score", permuted)):
             shape = tuple(layer.input.shape[1:])
