@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import flag
 from optimizers.keras_internals import call_count, leave_sum_to_caller, schedule_of
 from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper, averages, check_equal_steps, is_backward_kernel
@@ -103,6 +104,7 @@ class MultiOptimizer(Wrapper):
                 "`rate_scheduler` must be callable with a step, or None. "
                 f"Received {rate_scheduler!r}. Example: RateScheduler(steps_per_epoch=100, alternation=1)."
             )
+        skip_idle = flag("skip_idle", skip_idle)
         super().__init__(inner, name=name)
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
