@@ -81,8 +81,8 @@ class MultiOptimizer(Wrapper):
         name: name of the optimizer.
 
     Raises:
-        ValueError: if `optimizers` is not a list of one or two different Keras optimizers, or one of them scales the
-            loss or serves several losses.
+        ValueError: if `optimizers` is not a list of one or two different Keras optimizers, one of them scales the loss
+            or serves several losses, or `rate_scheduler` does not return two scalars at step 0.
     """
 
     def __init__(
@@ -99,16 +99,18 @@ class MultiOptimizer(Wrapper):
                 "`optimizers` must be a list of one or two different Keras optimizers, [J's, R's]. "
                 f"Received {optimizers!r}. Example: MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(1e-3)])."
             )
-        if rate_scheduler is not None and not callable(rate_scheduler):
+        # A class is callable too, but with its constructor's arguments.
+        if rate_scheduler is not None and (isinstance(rate_scheduler, type) or not callable(rate_scheduler)):
             raise ValueError(
-                "`rate_scheduler` must be callable with a step, or None. "
-                f"Received {rate_scheduler!r}. Example: RateScheduler(steps_per_epoch=100, alternation=1)."
+                f"`rate_scheduler` must be callable with a step, or None. Received {rate_scheduler!r}. {_RATES_EXAMPLE}"
             )
         skip_idle = flag("skip_idle", skip_idle)
         super().__init__(inner, name=name)
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
         self._turn = threading.local()  # Each replica is a thread.
+        if not self.constant:
+            _check_rates(rate_scheduler)
         for optimizer in inner:
             _follow_global_step(optimizer, call_count(self))
             # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
@@ -347,6 +349,28 @@ class MultiOptimizer(Wrapper):
 
         optimizers = [load(optimizer) for optimizer in config["optimizers"]]
         return cls(**{**config, "optimizers": optimizers, "rate_scheduler": load(config["rate_scheduler"])})
+
+
+_RATES_EXAMPLE = "Example: RateScheduler(steps_per_epoch=100, alternation=1)."
+
+
+def _check_rates(rate_scheduler: Callable[[Any], Any]) -> None:
+    """Raises if a rate scheduler does not return the rates of J and R, two scalars, at step 0."""
+    requirement = "`rate_scheduler` must return the rates of J and R, two scalars, when it is called with a step."
+    try:
+        rates = rate_scheduler(tf.zeros([], tf.int64))  # The type that `apply` passes.
+    except Exception as error:
+        raise ValueError(
+            f"{requirement} Received {rate_scheduler!r}, which fails at step 0 with {error!r}. {_RATES_EXAMPLE}"
+        ) from error
+    try:
+        shapes = [tf.convert_to_tensor(rate, tf.float32).shape for rate in rates]
+    except (TypeError, ValueError):  # Not a sequence, or not numbers.
+        shapes = []
+    if shapes != [(), ()]:
+        raise ValueError(
+            f"{requirement} Received {rate_scheduler!r}, which returns {rates!r} at step 0. {_RATES_EXAMPLE}"
+        )
 
 
 class _Update(NamedTuple):

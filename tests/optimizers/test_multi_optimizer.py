@@ -1,5 +1,6 @@
 """One optimizer per loss: the variables, steps and rates of each."""
 
+import functools
 import logging.handlers
 
 import keras
@@ -129,6 +130,17 @@ def test_schedules_go_by_the_global_step_and_not_by_the_updates_of_one_optimizer
     assert distance(states[1:, 0], momentum_reference(runs, own, states[0, 0], g)) > 1e-3
     assert float(optimizer.learning_rate) == pytest.approx(0.4)
     assert float(optimizer.learning_rates[1]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda step: [tf.cast(step % 2, tf.float32), 1],
+        lambda step: (np.float64(0.5), tf.where(step < tf.constant(4, step.dtype), 2.0, 0.0)),
+    ],
+)
+def test_a_rate_scheduler_may_return_any_two_scalars(scheduler):
+    run(MultiOptimizer([Momentum(0.1), adam()], scheduler), steps=2, compiled=True)
 
 
 def test_a_rate_between_zero_and_one_scales_the_gradient():
@@ -321,6 +333,7 @@ def test_a_custom_loop_in_a_graph_gives_no_warning():
 
 
 ONE = Momentum(0.1)
+RATES = "`rate_scheduler` must return the rates of J and R, two scalars.* Received .*"
 
 
 @pytest.mark.parametrize(
@@ -332,6 +345,19 @@ ONE = Momentum(0.1)
         (([Momentum(0.1) for _ in range(3)],), "`optimizers`"),
         (([ONE, ONE],), "`optimizers`.*different"),
         (([ONE], "constant"), "`rate_scheduler`.*'constant'.*Example"),
+        (
+            ([ONE], RateScheduler),
+            "`rate_scheduler` must be callable with a step, or None.*class.*RateScheduler.*Example",
+        ),
+        (([ONE], lambda step: 0.5), RATES + r".*returns 0\.5 at step 0\. Example"),
+        (([ONE], lambda step: (1.0,)), RATES + r".*returns \(1\.0,\)"),
+        (([ONE], lambda step: (1.0, 1.0, 1.0)), RATES),
+        (([ONE], lambda step: ("a", 1.0)), RATES + ".*'a'"),
+        (([ONE], lambda step: ([1.0], 1.0)), RATES + r".*\(\[1\.0\], 1\.0\)"),
+        (([ONE], lambda step: None), RATES + ".*None"),
+        (([ONE], lambda: (1.0, 1.0)), RATES + ".*fails at step 0 with TypeError.*Example"),
+        (([ONE], functools.partial(RateScheduler, 4)), RATES + ".*fails at step 0 with ValueError"),
+        (([ONE], keras.optimizers.schedules.CosineDecay(0.1, 10)), RATES + ".*CosineDecay.*returns <tf.Tensor"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_errors(arguments, message):
