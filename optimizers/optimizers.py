@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from optimizers.arguments import flag
+from optimizers.arguments import flag, is_number
 from optimizers.keras_internals import call_count, leave_sum_to_caller, schedule_of
 from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper, averages, check_equal_steps, is_backward_kernel
@@ -64,13 +64,15 @@ class MultiOptimizer(Wrapper):
     `update_forward`) is updated twice: by J's optimizer with J's gradient, then by R's optimizer with R's gradient. A
     single optimizer trains all variables by J + R, as Kolen-Pollack requires.
 
-    `iterations` counts global steps: the steps of J, of R, and of both. Learning-rate schedules and the rate scheduler
-    follow it. Each inner optimizer counts its own updates, except RAdam and SWATS, which count global steps.
+    `iterations` counts global steps: the steps of J, of R, and of both. The rate scheduler and all learning-rate
+    schedules follow it, also schedules that are assigned to an inner optimizer later. Each inner optimizer counts its
+    own updates, except RAdam and SWATS, which count global steps.
 
     Arguments of the inner optimizers (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
     variables of their loss. `learning_rate` is that of J's optimizer, so Keras' `LearningRateScheduler` and
-    `ReduceLROnPlateau` change only the learning rate of J. Loss scaling must be outermost, as in
-    `LossScaleOptimizer(MultiOptimizer([...]))`; with the mixed_float16 policy Keras does this automatically.
+    `ReduceLROnPlateau` change only the learning rate of J; `learning_rates` are those of both losses. Loss scaling must
+    be outermost, as in `LossScaleOptimizer(MultiOptimizer([...]))`; with the mixed_float16 policy Keras does this
+    automatically.
 
     Args:
         optimizers: one optimizer for J and one for R, or one for both.
@@ -111,8 +113,8 @@ class MultiOptimizer(Wrapper):
         self._turn = threading.local()  # Each replica is a thread.
         if not self.constant:
             _check_rates(rate_scheduler)
+        self._follow_global_step()
         for optimizer in inner:
-            _follow_global_step(optimizer, call_count(self))
             # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
             leave_sum_to_caller(_innermost(optimizer))
 
@@ -129,6 +131,7 @@ class MultiOptimizer(Wrapper):
         """
         if self.built:
             return
+        self._follow_global_step()
         variables = _unique(variables)
         self._check_tied(variables)
         self._check_accumulation(variables)
@@ -210,12 +213,53 @@ class MultiOptimizer(Wrapper):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizers[J].learning_rate = value
-        _follow_global_step(self.inner_optimizers[J], call_count(self))
+        self._follow_global_step()
 
     @property
     def learning_rates(self) -> tuple[Any, Any]:
-        """The current learning rates of J and R."""
+        """The current learning rates of J and R.
+
+        They are set by a sequence with one learning rate or schedule per optimizer. As in Keras, a number cannot
+        replace a schedule, and a step that was already traced keeps the schedule with which it was traced.
+        """
+        self._follow_global_step()
         return self.inner_optimizers[0].learning_rate, self.inner_optimizers[-1].learning_rate
+
+    @learning_rates.setter
+    def learning_rates(self, values: Sequence[Any]) -> None:
+        count = len(self.inner_optimizers)
+        if not isinstance(values, (list, tuple)) or len(values) != count or not all(map(_is_rate, values)):
+            raise ValueError(
+                f"`learning_rates` must be finite numbers or learning-rate schedules, one for each optimizer. "
+                f"Received {values!r}. Example: optimizer.learning_rates = {[0.1, 1e-3][:count]}."
+            )
+        for value, optimizer in zip(values, self.inner_optimizers, strict=True):
+            if not callable(value) and schedule_of(_innermost(optimizer)) is not None:
+                raise ValueError(
+                    "`learning_rates` must not replace a schedule by a number. "
+                    f"Received {value!r} for {type(_innermost(optimizer)).__name__} with a schedule. "
+                    "Example: a keras.optimizers.schedules.LearningRateSchedule."
+                )
+        # All are read before one is set, because they may be the variables of these optimizers.
+        read = [value if callable(value) or is_number(value) else tf.convert_to_tensor(value) for value in values]
+        for value, optimizer in zip(read, self.inner_optimizers, strict=True):
+            optimizer.learning_rate = value
+        self._follow_global_step()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute. Keras would add variables in `learning_rates` to those of this optimizer."""
+        if name == "learning_rates":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _follow_global_step(self) -> None:
+        """Makes all inner optimizers follow the global step, also those that were given a schedule since the last call.
+
+        This changes only attributes of Python objects, so it may be called while a graph is traced.
+        """
+        for optimizer in self.inner_optimizers:
+            _follow_global_step(optimizer, call_count(self))
 
     @contextlib.contextmanager
     def mode(self, j_runs: bool, r_runs: bool) -> Iterator[None]:
@@ -258,6 +302,7 @@ class MultiOptimizer(Wrapper):
         variables = list(built_on(self) if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
+        self._follow_global_step()
         self._check_replicas()
         updates = _summed_over_replicas([each for each in self._updates(grads, variables) if each.gradient is not None])
         if self.constant:
@@ -373,6 +418,13 @@ def _check_rates(rate_scheduler: Callable[[Any], Any]) -> None:
         )
 
 
+def _is_rate(value: Any) -> bool:
+    """Returns whether a value may be set as a learning rate: a number, a scalar tensor or variable, or a schedule."""
+    if isinstance(value, type):
+        return False
+    return callable(value) or is_number(value) or (hasattr(value, "dtype") and tuple(value.shape) == ())
+
+
 class _Update(NamedTuple):
     """The gradient of one loss (J or R) to one variable."""
 
@@ -449,6 +501,9 @@ def _follow_global_step(optimizer: keras.optimizers.Optimizer, iterations: Any) 
     if hasattr(optimizer, "follow"):
         optimizer.follow(iterations)
     schedule = schedule_of(optimizer)
+    if isinstance(schedule, GlobalClock):
+        if schedule.iterations is iterations:
+            return
+        schedule = schedule.schedule
     if schedule is not None:
-        schedule = schedule.schedule if isinstance(schedule, GlobalClock) else schedule
         optimizer.learning_rate = GlobalClock(schedule, iterations)
