@@ -96,6 +96,14 @@ class Noisy(Wrapper):
             )
         super().build(variables)
 
+    def check_tied(self, rule: str) -> None:
+        """Raises if noise is added to other updates than those of B. See `check_equal_steps` for the reason."""
+        if self.only != "backward_kernel":
+            raise ValueError(
+                f"`only` must be 'backward_kernel' with {rule!r}, which allows noise only on the updates of B. "
+                f"Received {self.only!r}. Example: Noisy(Momentum(0.1), variance=1e-4, only='backward_kernel')."
+            )
+
     @property
     def learning_rate(self) -> Any:
         """The current learning rate of the inner optimizer."""

@@ -125,9 +125,9 @@ class MultiOptimizer(Wrapper):
 
         Raises:
             ValueError: if a rule ties B's update to W's (Kolen-Pollack) but W and B are not updated by one optimizer
-                at every step, or by one that scales steps by the norm of a variable, if R's optimizer has `use_ema`
-                and updates a variable that J's optimizer updates too, or if one optimizer accumulates gradients and
-                updates W and B in different steps.
+                at every step, or by one that `check_equal_steps` refuses, if R's optimizer has `use_ema` and updates a
+                variable that J's optimizer updates too, or if one optimizer accumulates gradients and updates W and B
+                in different steps.
         """
         if self.built:
             return
