@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.arguments import number, of_keras
+from optimizers.arguments import keras_arguments, number
 from optimizers.keras_internals import keep_moments, moments
 from optimizers.moments import slot
 
@@ -48,7 +48,7 @@ class Adam(keras.optimizers.Adam):
         beta_1 = number("beta_1", beta_1, 0.9, least=0, below=1)
         beta_2 = number("beta_2", beta_2, 0.999, least=0, below=1)
         epsilon = number("epsilon", epsilon, 1e-8, least=0)  # Keras allows 0.
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **of_keras(learning_rate, kwargs))
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keras_arguments(learning_rate, kwargs))
         if self.amsgrad:
             raise ValueError(
                 "`amsgrad` must be False. Received amsgrad=True. Example: keras.optimizers.Adam(amsgrad=True)."

@@ -131,7 +131,7 @@ _INTEGERS = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 """Arguments of `keras.optimizers.Optimizer` that are integers or None."""
 
 
-def of_keras(learning_rate: Any, options: dict[str, Any]) -> dict[str, Any]:
+def keras_arguments(learning_rate: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Checks arguments that are passed to `keras.optimizers.Optimizer`, as far as Keras does not.
 
     Keras stores most of them without a check. A wrong one fails in the first step, or has no effect, as NaN in
@@ -147,6 +147,11 @@ def of_keras(learning_rate: Any, options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if an argument has a value with which no step works.
     """
+    if isinstance(learning_rate, type):  # Keras would call it as a function without arguments.
+        raise ValueError(
+            "`learning_rate` must be a float, a learning-rate schedule or a function without arguments. "
+            f"Received {learning_rate!r}. Example: learning_rate=0.1."
+        )
     if isinstance(learning_rate, float):  # Keras refuses other numbers.
         number("learning_rate", learning_rate, 0.1)
     checked = dict(options)

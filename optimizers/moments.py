@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.arguments import number, of_keras
+from optimizers.arguments import keras_arguments, number
 from optimizers.keras_internals import call_count
 
 
@@ -54,7 +54,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         beta_1 = number("beta_1", beta_1, 0.9, least=0, below=1)
         beta_2 = number("beta_2", beta_2, 0.999, least=0, below=1)
         epsilon = number("epsilon", epsilon, 1e-9, above=0)
-        super().__init__(learning_rate=learning_rate, **of_keras(learning_rate, kwargs))
+        super().__init__(learning_rate=learning_rate, **keras_arguments(learning_rate, kwargs))
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from optimizers.arguments import flag, number, of_keras
+from optimizers.arguments import flag, keras_arguments, number
 from optimizers.keras_internals import index_of
 
 
@@ -33,7 +33,7 @@ class Momentum(keras.optimizers.Optimizer):
     def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, nesterov: bool = True, **kwargs: Any):
         momentum = number("momentum", momentum, 0.9, least=0, below=1)
         nesterov = flag("nesterov", nesterov)
-        super().__init__(learning_rate=learning_rate, **of_keras(learning_rate, kwargs))
+        super().__init__(learning_rate=learning_rate, **keras_arguments(learning_rate, kwargs))
         self.momentum = momentum
         self.nesterov = nesterov
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from optimizers.arguments import number, of_keras
+from optimizers.arguments import keras_arguments, number
 from optimizers.keras_internals import mean_squares
 
 
@@ -45,7 +45,7 @@ class RMSprop(keras.optimizers.RMSprop):
         momentum = number("momentum", momentum, 0.9, least=0, most=1)
         epsilon = number("epsilon", epsilon, 1e-7, least=0)  # Keras allows 0.
         initial_mean_square = number("initial_mean_square", initial_mean_square, 1.0, least=0)
-        super().__init__(learning_rate, rho, momentum, epsilon, centered, **of_keras(learning_rate, kwargs))
+        super().__init__(learning_rate, rho, momentum, epsilon, centered, **keras_arguments(learning_rate, kwargs))
         self.initial_mean_square = initial_mean_square
 
     def build(self, variables: list[Any]) -> None:

@@ -60,7 +60,7 @@ CLOCK = {
 }
 DROPS = (30, None, "30", ["30"], [True], (60, 30), (1,), (NAN,), (30, INF), [[30]])
 SHARED = {  # The arguments of Keras' base class.
-    "learning_rate": (NAN, INF),
+    "learning_rate": (NAN, INF, WarmupAndDrops, keras.optimizers.schedules.CosineDecay),
     "weight_decay": ("0.1", [0.1], NAN, INF, np.float32(NAN)),
     **dict.fromkeys(("clipnorm", "global_clipnorm"), ("1", [1.0], NAN, INF, np.float64(INF))),
     "clipvalue": ("1", [1.0], NAN),
