@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import keras_arguments, number
 from optimizers.keras_internals import keep_moments, moments
 from optimizers.moments import slot
 
@@ -26,14 +27,14 @@ class Adam(keras.optimizers.Adam):
 
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1: decay of the first moment m.
-        beta_2: decay of the second moment v.
-        epsilon: added to the square root of the second moment. The default is that of TensorFlow 1 and of Kunin et al.
-            2020; the default of Keras is 1e-7.
+        beta_1: decay of the first moment m, in [0, 1).
+        beta_2: decay of the second moment v, in [0, 1).
+        epsilon: added to the square root of the second moment; at least 0. The default is that of TensorFlow 1 and of
+            Kunin et al. 2020; the default of Keras is 1e-7.
         **kwargs: as in `keras.optimizers.Adam`.
 
     Raises:
-        ValueError: if `amsgrad` is True.
+        ValueError: if `amsgrad` is True, or an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class Adam(keras.optimizers.Adam):
         epsilon: float = 1e-8,
         **kwargs: Any,
     ):
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        beta_1 = number("beta_1", beta_1, 0.9, least=0, below=1)
+        beta_2 = number("beta_2", beta_2, 0.999, least=0, below=1)
+        epsilon = number("epsilon", epsilon, 1e-8, least=0)  # Keras allows 0.
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keras_arguments(learning_rate, kwargs))
         if self.amsgrad:
             raise ValueError(
                 "`amsgrad` must be False. Received amsgrad=True. Example: keras.optimizers.Adam(amsgrad=True)."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from optimizers.arguments import base_rate, integer, is_number, number, plain
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -34,19 +36,10 @@ class _ByEpochsOfJ(Schedule):
     """
 
     def __init__(self, steps_per_epoch: int, warmup_epochs: float, delay_epochs: float, alternation: int | None):
-        if steps_per_epoch < 1:
-            raise ValueError(f"`steps_per_epoch` must be at least 1. Received {steps_per_epoch!r}. Example: 5004.")
-        if warmup_epochs < 0 or delay_epochs < 0:
-            raise ValueError(
-                "`warmup_epochs` and `delay_epochs` must not be negative. "
-                f"Received {warmup_epochs!r} and {delay_epochs!r}. Example: warmup_epochs=5, delay_epochs=0."
-            )
-        if alternation is not None and alternation < 1:
-            raise ValueError(f"`alternation` must be at least 1, or None. Received {alternation!r}. Example: 1.")
-        self.steps_per_epoch = steps_per_epoch
-        self.warmup_epochs = warmup_epochs
-        self.delay_epochs = delay_epochs
-        self.alternation = alternation
+        self.steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 5004, 1)
+        self.warmup_epochs = number("warmup_epochs", warmup_epochs, 5, least=0)
+        self.delay_epochs = number("delay_epochs", delay_epochs, 1, least=0)
+        self.alternation = integer("alternation", alternation, 1, 1, optional=True)
 
     @property
     def _stretch(self) -> int:
@@ -107,7 +100,7 @@ class WarmupAndDrops(_ByEpochsOfJ):
         alternation: k, the number of steps of J between two steps of R; None if both are trained at every step.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -121,14 +114,9 @@ class WarmupAndDrops(_ByEpochsOfJ):
         alternation: int | None = None,
     ):
         super().__init__(steps_per_epoch, warmup_epochs, delay_epochs, alternation)
-        if list(drop_epochs) != sorted(drop_epochs) or any(epoch < warmup_epochs for epoch in drop_epochs):
-            raise ValueError(
-                "`drop_epochs` must be ascending and not before the end of the warm-up. "
-                f"Received {tuple(drop_epochs)!r} with warmup_epochs={warmup_epochs!r}. Example: (30, 60, 80)."
-            )
-        self.learning_rate = learning_rate
-        self.drop_epochs = tuple(drop_epochs)
-        self.drop_factor = drop_factor
+        self.learning_rate = base_rate(learning_rate)
+        self.drop_epochs = _ascending(drop_epochs, self.warmup_epochs)
+        self.drop_factor = number("drop_factor", drop_factor, 0.1, least=0)
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate at the global step `step`, a float32 scalar."""
@@ -173,7 +161,7 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         alternation: k, the number of steps of J between two steps of R; None if both are trained at every step.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -185,13 +173,13 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         alternation: int | None = None,
     ):
         super().__init__(steps_per_epoch, warmup_epochs, delay_epochs, alternation)
-        if not isinstance(schedule, (Schedule, int, float)):
+        if not isinstance(schedule, Schedule) and not is_number(schedule):
             raise ValueError(
-                "`schedule` must be a learning-rate schedule of Keras or a number. "
+                "`schedule` must be a learning-rate schedule of Keras or a finite number. "
                 f"Received {schedule!r}. Example: keras.optimizers.schedules.CosineDecay(0.1, 1000)."
             )
-        self.schedule = schedule
-        self._precise = _in_float64(schedule)
+        self.schedule = schedule if isinstance(schedule, Schedule) else plain(schedule)
+        self._precise = _in_float64(self.schedule)
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate at the global step `step`, a float32 scalar."""
@@ -227,6 +215,23 @@ class WarmupAndSchedule(_ByEpochsOfJ):
         if isinstance(schedule, dict):
             schedule = keras.saving.deserialize_keras_object(schedule)
         return cls(**{**config, "schedule": schedule})
+
+
+def _ascending(drop_epochs: Any, warmup_epochs: float) -> tuple[float, ...]:
+    """Returns the epochs of drops.
+
+    Raises:
+        ValueError: if they are not finite numbers in ascending order, or one is before the end of the warm-up.
+    """
+    epochs = tuple(drop_epochs) if isinstance(drop_epochs, Iterable) else ()
+    are_numbers = isinstance(drop_epochs, Iterable) and all(map(is_number, epochs))
+    if not are_numbers or list(epochs) != sorted(epochs) or any(epoch < warmup_epochs for epoch in epochs):
+        found = epochs if are_numbers else drop_epochs
+        raise ValueError(
+            "`drop_epochs` must be finite numbers in ascending order, none of them before the end of the warm-up. "
+            f"Received {found!r} with warmup_epochs={warmup_epochs!r}. Example: drop_epochs=(30, 60, 80)."
+        )
+    return tuple(map(plain, epochs))
 
 
 def _vanishes(rate: float) -> bool:
@@ -272,7 +277,7 @@ class ManualDrop(_ByEpochsOfJ):
         alternation: the number of steps of J between two steps of R; None if both are trained at every step.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -287,17 +292,17 @@ class ManualDrop(_ByEpochsOfJ):
         alternation: int | None = None,
     ):
         super().__init__(steps_per_epoch, warmup_epochs, delay_epochs, alternation)
-        if drop < 0:
-            raise ValueError(f"`drop` must not be negative. Received {drop!r}. Example: drop=1.")
+        drop = integer("drop", drop, 1, 0)
+        drop_step = integer("drop_step", drop_step, 150120, 0, optional=True)
         if (drop_step is None) == bool(drop):
             raise ValueError(
                 "`drop_step` must be a global step if `drop` is not 0, and None if it is. "
                 f"Received {drop_step!r} with drop={drop!r}. Example: drop=1, drop_step=150120."
             )
-        self.learning_rate = learning_rate
+        self.learning_rate = base_rate(learning_rate)
         self.drop = drop
         self.drop_step = drop_step
-        self.drop_factor = drop_factor
+        self.drop_factor = number("drop_factor", drop_factor, 0.1, least=0)
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Returns the rate at the global step `step`, a float32 scalar."""

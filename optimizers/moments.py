@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import keras_arguments, number
 from optimizers.keras_internals import call_count
 
 
@@ -39,7 +40,7 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -50,12 +51,10 @@ class MomentOptimizer(keras.optimizers.Optimizer):
         epsilon: float = 1e-9,
         **kwargs: Any,
     ):
-        for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"`{name}` must be in [0, 1). Received {beta!r}. Example: {name}=0.9.")
-        if not epsilon > 0.0:
-            raise ValueError(f"`epsilon` must be positive. Received {epsilon!r}. Example: epsilon=1e-9.")
-        super().__init__(learning_rate=learning_rate, **kwargs)
+        beta_1 = number("beta_1", beta_1, 0.9, least=0, below=1)
+        beta_2 = number("beta_2", beta_2, 0.999, least=0, below=1)
+        epsilon = number("epsilon", epsilon, 1e-9, above=0)
+        super().__init__(learning_rate=learning_rate, **keras_arguments(learning_rate, kwargs))
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon

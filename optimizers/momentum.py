@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import flag, keras_arguments, number
 from optimizers.keras_internals import index_of
 
 
@@ -26,13 +27,13 @@ class Momentum(keras.optimizers.Optimizer):
         **kwargs: `clipvalue`, `global_clipnorm` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if `momentum` is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, nesterov: bool = True, **kwargs: Any):
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"`momentum` must be in [0, 1). Received {momentum!r}. Example: momentum=0.9.")
-        super().__init__(learning_rate=learning_rate, **kwargs)
+        momentum = number("momentum", momentum, 0.9, least=0, below=1)
+        nesterov = flag("nesterov", nesterov)
+        super().__init__(learning_rate=learning_rate, **keras_arguments(learning_rate, kwargs))
         self.momentum = momentum
         self.nesterov = nesterov
 

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from optimizers import noise
+from optimizers.arguments import integer, number
 from optimizers.keras_internals import call_count, index_of
 from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper, is_backward_kernel
@@ -32,7 +33,7 @@ class Noisy(Wrapper):
         name: name of the optimizer.
 
     Raises:
-        ValueError: if an argument is out of range or `optimizer` cannot be wrapped.
+        ValueError: if an argument has a wrong type or is out of range, or `optimizer` cannot be wrapped.
     """
 
     def __init__(
@@ -51,12 +52,17 @@ class Noisy(Wrapper):
                 "`optimizer` must not be a Noisy: the variances would add up. Received Noisy inside Noisy. "
                 "Example: Noisy(Momentum(0.1), variance=2e-4)."
             )
-        if not variance >= 0:
-            raise ValueError(f"`variance` must not be negative. Received {variance!r}. Example: variance=1e-4.")
+        variance = number("variance", variance, 1e-4, least=0)
         if distribution not in noise.DISTRIBUTIONS:
             raise ValueError(
                 f'`distribution` must be one of {noise.DISTRIBUTIONS}. Received {distribution!r}. Example: "normal".'
             )
+        if only is not None and not isinstance(only, str):
+            raise ValueError(
+                "`only` must be a part of the paths of variables, or None. "
+                f"Received {only!r}. Example: only='backward_kernel'."
+            )
+        seed = integer("seed", seed, 3)
         super().__init__([optimizer], name=name)
         self.optimizer = optimizer
         self.variance = variance
@@ -89,6 +95,14 @@ class Noisy(Wrapper):
                 f"{[variable.path for variable in variables]}. Example: only='backward_kernel'."
             )
         super().build(variables)
+
+    def check_tied(self, rule: str) -> None:
+        """Raises if noise is added to other updates than those of B. See `check_equal_steps` for the reason."""
+        if self.only != "backward_kernel":
+            raise ValueError(
+                f"`only` must be 'backward_kernel' with {rule!r}, which allows noise only on the updates of B. "
+                f"Received {self.only!r}. Example: Noisy(Momentum(0.1), variance=1e-4, only='backward_kernel')."
+            )
 
     @property
     def learning_rate(self) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import flag, is_number
 from optimizers.keras_internals import call_count, leave_sum_to_caller, schedule_of
 from optimizers.keras_internals import trainable_variables as built_on
 from optimizers.wrapping import Wrapper, averages, check_equal_steps, is_backward_kernel
@@ -63,13 +64,15 @@ class MultiOptimizer(Wrapper):
     `update_forward`) is updated twice: by J's optimizer with J's gradient, then by R's optimizer with R's gradient. A
     single optimizer trains all variables by J + R, as Kolen-Pollack requires.
 
-    `iterations` counts global steps: the steps of J, of R, and of both. Learning-rate schedules and the rate scheduler
-    follow it. Each inner optimizer counts its own updates, except RAdam and SWATS, which count global steps.
+    `iterations` counts global steps: the steps of J, of R, and of both. The rate scheduler and all learning-rate
+    schedules follow it, also schedules that are assigned to an inner optimizer later. Each inner optimizer counts its
+    own updates, except RAdam and SWATS, which count global steps.
 
     Arguments of the inner optimizers (`weight_decay`, clipping, `use_ema`, `gradient_accumulation_steps`) apply to the
     variables of their loss. `learning_rate` is that of J's optimizer, so Keras' `LearningRateScheduler` and
-    `ReduceLROnPlateau` change only the learning rate of J. Loss scaling must be outermost, as in
-    `LossScaleOptimizer(MultiOptimizer([...]))`; with the mixed_float16 policy Keras does this automatically.
+    `ReduceLROnPlateau` change only the learning rate of J; `learning_rates` are those of both losses. Loss scaling must
+    be outermost, as in `LossScaleOptimizer(MultiOptimizer([...]))`; with the mixed_float16 policy Keras does this
+    automatically.
 
     Args:
         optimizers: one optimizer for J and one for R, or one for both.
@@ -80,8 +83,8 @@ class MultiOptimizer(Wrapper):
         name: name of the optimizer.
 
     Raises:
-        ValueError: if `optimizers` is not a list of one or two different Keras optimizers, or one of them scales the
-            loss or serves several losses.
+        ValueError: if `optimizers` is not a list of one or two different Keras optimizers, one of them scales the loss
+            or serves several losses, or `rate_scheduler` does not return two scalars at step 0.
     """
 
     def __init__(
@@ -98,17 +101,20 @@ class MultiOptimizer(Wrapper):
                 "`optimizers` must be a list of one or two different Keras optimizers, [J's, R's]. "
                 f"Received {optimizers!r}. Example: MultiOptimizer([Momentum(0.1), keras.optimizers.Adam(1e-3)])."
             )
-        if rate_scheduler is not None and not callable(rate_scheduler):
+        # A class is callable too, but with its constructor's arguments.
+        if rate_scheduler is not None and (isinstance(rate_scheduler, type) or not callable(rate_scheduler)):
             raise ValueError(
-                "`rate_scheduler` must be callable with a step, or None. "
-                f"Received {rate_scheduler!r}. Example: RateScheduler(steps_per_epoch=100, alternation=1)."
+                f"`rate_scheduler` must be callable with a step, or None. Received {rate_scheduler!r}. {_RATES_EXAMPLE}"
             )
+        skip_idle = flag("skip_idle", skip_idle)
         super().__init__(inner, name=name)
         self.rate_scheduler = rate_scheduler
         self.skip_idle = skip_idle
         self._turn = threading.local()  # Each replica is a thread.
+        if not self.constant:
+            _check_rates(rate_scheduler)
+        self._follow_global_step()
         for optimizer in inner:
-            _follow_global_step(optimizer, call_count(self))
             # `apply` sums the gradients of all replicas before clipping; Keras would sum them after clipping.
             leave_sum_to_caller(_innermost(optimizer))
 
@@ -119,12 +125,13 @@ class MultiOptimizer(Wrapper):
 
         Raises:
             ValueError: if a rule ties B's update to W's (Kolen-Pollack) but W and B are not updated by one optimizer
-                at every step, or by one that scales steps by the norm of a variable, if R's optimizer has `use_ema`
-                and updates a variable that J's optimizer updates too, or if one optimizer accumulates gradients and
-                updates W and B in different steps.
+                at every step, or by one that `check_equal_steps` refuses, if R's optimizer has `use_ema` and updates a
+                variable that J's optimizer updates too, or if one optimizer accumulates gradients and updates W and B
+                in different steps.
         """
         if self.built:
             return
+        self._follow_global_step()
         variables = _unique(variables)
         self._check_tied(variables)
         self._check_accumulation(variables)
@@ -206,12 +213,53 @@ class MultiOptimizer(Wrapper):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizers[J].learning_rate = value
-        _follow_global_step(self.inner_optimizers[J], call_count(self))
+        self._follow_global_step()
 
     @property
     def learning_rates(self) -> tuple[Any, Any]:
-        """The current learning rates of J and R."""
+        """The current learning rates of J and R.
+
+        They are set by a sequence with one learning rate or schedule per optimizer. As in Keras, a number cannot
+        replace a schedule, and a step that was already traced keeps the schedule with which it was traced.
+        """
+        self._follow_global_step()
         return self.inner_optimizers[0].learning_rate, self.inner_optimizers[-1].learning_rate
+
+    @learning_rates.setter
+    def learning_rates(self, values: Sequence[Any]) -> None:
+        count = len(self.inner_optimizers)
+        if not isinstance(values, (list, tuple)) or len(values) != count or not all(map(_is_rate, values)):
+            raise ValueError(
+                f"`learning_rates` must be finite numbers or learning-rate schedules, one for each optimizer. "
+                f"Received {values!r}. Example: optimizer.learning_rates = {[0.1, 1e-3][:count]}."
+            )
+        for value, optimizer in zip(values, self.inner_optimizers, strict=True):
+            if not callable(value) and schedule_of(_innermost(optimizer)) is not None:
+                raise ValueError(
+                    "`learning_rates` must not replace a schedule by a number. "
+                    f"Received {value!r} for {type(_innermost(optimizer)).__name__} with a schedule. "
+                    "Example: a keras.optimizers.schedules.LearningRateSchedule."
+                )
+        # All are read before one is set, because they may be the variables of these optimizers.
+        read = [value if callable(value) or is_number(value) else tf.convert_to_tensor(value) for value in values]
+        for value, optimizer in zip(read, self.inner_optimizers, strict=True):
+            optimizer.learning_rate = value
+        self._follow_global_step()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute. Keras would add variables in `learning_rates` to those of this optimizer."""
+        if name == "learning_rates":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _follow_global_step(self) -> None:
+        """Makes all inner optimizers follow the global step, also those that were given a schedule since the last call.
+
+        This changes only attributes of Python objects, so it may be called while a graph is traced.
+        """
+        for optimizer in self.inner_optimizers:
+            _follow_global_step(optimizer, call_count(self))
 
     @contextlib.contextmanager
     def mode(self, j_runs: bool, r_runs: bool) -> Iterator[None]:
@@ -254,6 +302,7 @@ class MultiOptimizer(Wrapper):
         variables = list(built_on(self) if trainable_variables is None else trainable_variables)
         if not self.built:
             self.build(variables)
+        self._follow_global_step()
         self._check_replicas()
         updates = _summed_over_replicas([each for each in self._updates(grads, variables) if each.gradient is not None])
         if self.constant:
@@ -347,6 +396,35 @@ class MultiOptimizer(Wrapper):
         return cls(**{**config, "optimizers": optimizers, "rate_scheduler": load(config["rate_scheduler"])})
 
 
+_RATES_EXAMPLE = "Example: RateScheduler(steps_per_epoch=100, alternation=1)."
+
+
+def _check_rates(rate_scheduler: Callable[[Any], Any]) -> None:
+    """Raises if a rate scheduler does not return the rates of J and R, two scalars, at step 0."""
+    requirement = "`rate_scheduler` must return the rates of J and R, two scalars, when it is called with a step."
+    try:
+        rates = rate_scheduler(tf.zeros([], tf.int64))  # The type that `apply` passes.
+    except Exception as error:
+        raise ValueError(
+            f"{requirement} Received {rate_scheduler!r}, which fails at step 0 with {error!r}. {_RATES_EXAMPLE}"
+        ) from error
+    try:
+        shapes = [tf.convert_to_tensor(rate, tf.float32).shape for rate in rates]
+    except (TypeError, ValueError):  # Not a sequence, or not numbers.
+        shapes = []
+    if shapes != [(), ()]:
+        raise ValueError(
+            f"{requirement} Received {rate_scheduler!r}, which returns {rates!r} at step 0. {_RATES_EXAMPLE}"
+        )
+
+
+def _is_rate(value: Any) -> bool:
+    """Returns whether a value may be set as a learning rate: a number, a scalar tensor or variable, or a schedule."""
+    if isinstance(value, type):
+        return False
+    return callable(value) or is_number(value) or (hasattr(value, "dtype") and tuple(value.shape) == ())
+
+
 class _Update(NamedTuple):
     """The gradient of one loss (J or R) to one variable."""
 
@@ -423,6 +501,9 @@ def _follow_global_step(optimizer: keras.optimizers.Optimizer, iterations: Any) 
     if hasattr(optimizer, "follow"):
         optimizer.follow(iterations)
     schedule = schedule_of(optimizer)
+    if isinstance(schedule, GlobalClock):
+        if schedule.iterations is iterations:
+            return
+        schedule = schedule.schedule
     if schedule is not None:
-        schedule = schedule.schedule if isinstance(schedule, GlobalClock) else schedule
         optimizer.learning_rate = GlobalClock(schedule, iterations)

@@ -34,7 +34,7 @@ class RAdam(MomentOptimizer):
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

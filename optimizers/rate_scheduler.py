@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import integer, is_number, number, plain
 from optimizers.learning_rate import Schedule, whole_if_near
 
 
@@ -35,7 +36,7 @@ class RateScheduler:
             `keras.optimizers.schedules.LearningRateSchedule` over global steps.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -45,12 +46,9 @@ class RateScheduler:
         alternation: int | None = None,
         loss_rates: Sequence[float | Schedule] = (1.0, 1.0),
     ):
-        if steps_per_epoch < 1:
-            raise ValueError(f"`steps_per_epoch` must be at least 1. Received {steps_per_epoch!r}. Example: 5004.")
-        if delay_epochs < 0:
-            raise ValueError(f"`delay_epochs` must not be negative. Received {delay_epochs!r}. Example: 1.")
-        if alternation is not None and alternation < 1:
-            raise ValueError(f"`alternation` must be at least 1, or None. Received {alternation!r}. Example: 1.")
+        steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 5004, 1)
+        delay_epochs = number("delay_epochs", delay_epochs, 1, least=0)
+        alternation = integer("alternation", alternation, 1, 1, optional=True)
         pair = tuple(loss_rates) if isinstance(loss_rates, (list, tuple)) else ()
         if len(pair) != 2 or not all(isinstance(rate, Schedule) or _is_factor(rate) for rate in pair):
             raise ValueError(
@@ -65,7 +63,7 @@ class RateScheduler:
         self.steps_per_epoch = steps_per_epoch
         self.delay_epochs = delay_epochs
         self.alternation = alternation
-        self.loss_rates = pair
+        self.loss_rates = tuple(rate if isinstance(rate, Schedule) else plain(rate) for rate in pair)
 
     @property
     def constant(self) -> bool:
@@ -127,7 +125,7 @@ class RateScheduler:
 
 
 def _is_factor(rate: Any) -> bool:
-    return isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 <= rate < float("inf")
+    return is_number(rate) and rate >= 0
 
 
 def _serialized(rate: float | Schedule) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from optimizers.arguments import keras_arguments, number
 from optimizers.keras_internals import mean_squares
 
 
@@ -20,14 +21,14 @@ class RMSprop(keras.optimizers.RMSprop):
     Args:
         learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
         rho: decay of the moving average of the squared gradients, in [0, 1).
-        momentum: fraction of the accumulated step that is kept at each step.
-        epsilon: added to the mean square before its root is taken.
+        momentum: fraction of the accumulated step that is kept at each step, in [0, 1].
+        epsilon: added to the mean square before its root is taken; at least 0.
         centered: whether the squared moving average of the gradients is subtracted from the mean square.
         initial_mean_square: start of the moving average of the squared gradients; at least 0.
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if `initial_mean_square` is negative.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -40,12 +41,11 @@ class RMSprop(keras.optimizers.RMSprop):
         initial_mean_square: float = 0.0,
         **kwargs: Any,
     ):
-        if not initial_mean_square >= 0.0:
-            raise ValueError(
-                f"`initial_mean_square` must not be negative. Received {initial_mean_square!r}. "
-                "Example: initial_mean_square=1.0."
-            )
-        super().__init__(learning_rate, rho, momentum, epsilon, centered, **kwargs)
+        rho = number("rho", rho, 0.9, least=0, below=1)
+        momentum = number("momentum", momentum, 0.9, least=0, most=1)
+        epsilon = number("epsilon", epsilon, 1e-7, least=0)  # Keras allows 0.
+        initial_mean_square = number("initial_mean_square", initial_mean_square, 1.0, least=0)
+        super().__init__(learning_rate, rho, momentum, epsilon, centered, **keras_arguments(learning_rate, kwargs))
         self.initial_mean_square = initial_mean_square
 
     def build(self, variables: list[Any]) -> None:

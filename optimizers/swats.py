@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from optimizers.arguments import flag
 from optimizers.keras_internals import index_of
 from optimizers.moments import MomentOptimizer, averaged_steps, rectification, slot
 
@@ -42,7 +43,7 @@ class SWATS(MomentOptimizer):
         **kwargs: `weight_decay`, `clipvalue` and the other arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SWATS(MomentOptimizer):
         rectified: bool = False,
         **kwargs: Any,
     ):
+        rectified = flag("rectified", rectified)
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         self.rectified = rectified
 

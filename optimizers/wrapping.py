@@ -60,6 +60,16 @@ class Wrapper(AveragingOptimizer):
                 "Example: MultiOptimizer([Noisy(Momentum(0.1), variance=1e-4), Adam(1e-3)])."
             )
 
+    def check_tied(self, rule: str) -> None:
+        """Checks that the wrapper itself fits a rule whose W and B get equal updates; see `check_equal_steps`.
+
+        Args:
+            rule: name of the rule, for the message.
+
+        Raises:
+            ValueError: if it does not.
+        """
+
     def shares(self, variables: Sequence[Any]) -> list[list[Any]]:
         """Returns, for each inner optimizer, the variables that it updates."""
         return [list(variables) for _ in self.inner_optimizers]
@@ -155,18 +165,26 @@ def copy_weights_again(optimizer: keras.optimizers.Optimizer) -> None:
 def check_equal_steps(optimizer: keras.optimizers.Optimizer, rule: str) -> None:
     """Checks that an optimizer, and those in it, make equal steps of W and B from equal gradients.
 
+    Noise is allowed only on the updates of B (`Noisy` with `only="backward_kernel"`), as in configurations. It moves B
+    away from W too, but that is its purpose: it disturbs the alignment, which the decay of the rule restores, and the
+    updates of W have no noise. Any other `only` adds noise to W, which is independent of the noise of B, or to only
+    some of the backward kernels.
+
     Args:
         optimizer: the optimizer.
         rule: name of the rule that requires this, for the message.
 
     Raises:
-        ValueError: if one scales the step of a variable by the norm of the variable.
+        ValueError: if one scales the step of a variable by the norm of the variable, or adds noise to other updates
+            than those of B.
     """
     if scales_by_weights(type(optimizer)):
         raise ValueError(
             f"{rule!r} needs an optimizer whose steps do not depend on the norms of W and B, which differ. Received "
             f"{type(optimizer).__name__}. Example: MultiOptimizer([Momentum(0.1)])."
         )
+    if isinstance(optimizer, Wrapper):
+        optimizer.check_tied(rule)
     for each in _inner(optimizer):
         check_equal_steps(each, rule)
 

@@ -471,6 +471,24 @@ def test_w_and_b_of_kolen_pollack_may_be_moved_by_one_optimizer(kind, optimizer)
     fit(model(TOGETHER[optimizer](), kind, rule=KolenPollack(decay=0.1)), epochs=1)
 
 
+NOISE_ON_W = {
+    "all": lambda: MultiOptimizer([Noisy(SGD(0.1), 1e-4)]),
+    "part of the names of W and B": lambda: MultiOptimizer([Noisy(SGD(0.1), 1e-4, only="kernel")]),
+    "one B": lambda: MultiOptimizer([Noisy(SGD(0.1), 1e-4, only="first/backward_kernel")]),
+    "loss scaling": lambda: keras.optimizers.LossScaleOptimizer(MultiOptimizer([Noisy(SGD(0.1), 1e-4)])),
+}
+
+
+@pytest.mark.parametrize(("kind", "optimizer"), on_both_models(NOISE_ON_W, "all"))
+def test_noise_of_kolen_pollack_is_only_on_b(kind, optimizer):
+    """Noise on all updates is independent for W and B. The check of configurations has the same words."""
+    message = (
+        "`only` must be 'backward_kernel' with 'kolen_pollack', which allows noise only on the updates of B. Received"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(model(NOISE_ON_W[optimizer](), kind, rule=KolenPollack(decay=0.1)))
+
+
 def test_equal_loss_rates_bring_w_and_b_of_kolen_pollack_together():
     """W - B decays by (1 - rate * loss rate * decay) at each step for any J. With unequal rates it would not."""
     built = model(MultiOptimizer([SGD(0.1)], RateScheduler(3, loss_rates=(0.5, 0.5))), rule=KolenPollack(decay=0.1))

@@ -72,5 +72,5 @@ def test_float64_variables_are_moved_in_float64(problem, float64):
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, 2.0])
 def test_momentum_out_of_range_is_an_error(momentum):
-    with pytest.raises(ValueError, match=rf"`momentum` must be in \[0, 1\).*{momentum}.*Example"):
+    with pytest.raises(ValueError, match=rf"`momentum` .* at least 0 and less than 1\. Received {momentum}\. Example"):
         Momentum(0.1, momentum)

@@ -1,5 +1,6 @@
 """One optimizer per loss: the variables, steps and rates of each."""
 
+import functools
 import logging.handlers
 
 import keras
@@ -129,6 +130,17 @@ def test_schedules_go_by_the_global_step_and_not_by_the_updates_of_one_optimizer
     assert distance(states[1:, 0], momentum_reference(runs, own, states[0, 0], g)) > 1e-3
     assert float(optimizer.learning_rate) == pytest.approx(0.4)
     assert float(optimizer.learning_rates[1]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda step: [tf.cast(step % 2, tf.float32), 1],
+        lambda step: (np.float64(0.5), tf.where(step < tf.constant(4, step.dtype), 2.0, 0.0)),
+    ],
+)
+def test_a_rate_scheduler_may_return_any_two_scalars(scheduler):
+    run(MultiOptimizer([Momentum(0.1), adam()], scheduler), steps=2, compiled=True)
 
 
 def test_a_rate_between_zero_and_one_scales_the_gradient():
@@ -294,6 +306,105 @@ def test_the_learning_rate_can_be_set():
     assert_close(states[1, 0], states[0, 0] - 0.25 * gradients()[0, 0])
 
 
+def drops(rate):
+    """Returns a schedule that drops at steps 3 and 6."""
+    return WarmupAndDrops(rate, 3, 0, (1, 2), 0.5)
+
+
+def stepper(optimizer, own, compiled):
+    """Returns a function that makes a step with the gradients of all variables."""
+
+    def apply(gradient):
+        optimizer.apply(tf.unstack(gradient), own)
+
+    return tf.function(apply) if compiled else apply
+
+
+def set_directly(optimizer):
+    for inner, rate in zip(optimizer.inner_optimizers, (0.4, 0.2), strict=True):
+        inner.learning_rate = drops(rate)
+
+
+def set_together(optimizer):
+    optimizer.learning_rates = [drops(0.4), drops(0.2)]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("assign", [set_directly, set_together])
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: Noisy(o, 0.0)], ids=["plain", "noisy"])
+def test_schedules_that_are_assigned_later_go_by_the_global_step(wrap, assign, compiled):
+    """A schedule that counts R's own updates would drop at the steps 9 and 18."""
+    for when in ("before build", "after build", "as first constructed with another"):
+        first = drops(9.0) if when.startswith("as") else 9.0
+        inner = [wrap(keras.optimizers.SGD(first)) for _ in range(2)]
+        optimizer = MultiOptimizer(inner, RateScheduler(10, alternation=2))
+        if when != "before build":
+            optimizer.build(own := variables())
+        assign(optimizer)
+        own = variables() if when == "before build" else own
+        apply = stepper(optimizer, own, compiled)
+        for step, gradient in enumerate(gradients()):
+            before = [each.numpy() for each in own]
+            apply(tf.constant(gradient))
+            rate = 0.5 ** min(step // 3, 2)
+            runs = (0.0, 0.2) if step % 3 == 0 else (0.4, 0.0)
+            for index, factor in ((0, runs[0]), (2, runs[1])):
+                assert_close(own[index].numpy(), before[index] - factor * rate * gradient[index])
+        assert [float(each) for each in optimizer.learning_rates] == pytest.approx([0.1, 0.05])
+        again = MultiOptimizer.from_config(optimizer.get_config())
+        assert [float(each) for each in again.learning_rates] == pytest.approx([0.4, 0.2])
+
+
+def test_a_schedule_that_r_gets_later_goes_by_the_global_step_under_loss_scaling():
+    inner = MultiOptimizer([keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)], RateScheduler(10, alternation=2))
+    scaled, own = keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0), variables()
+    scaled.build(own)
+    inner.inner_optimizers[1].learning_rate = drops(0.2)
+    apply = tf.function(lambda g: scaled.apply(tf.unstack(4.0 * g), own))
+    before = own[2].numpy()
+    for gradient in gradients(7):
+        apply(tf.constant(gradient))
+    steps = gradients()[[0, 3, 6], 2] * np.array([0.2, 0.1, 0.05])[:, None, None]
+    assert_close(own[2].numpy(), before - steps.sum(axis=0))
+
+
+def test_both_learning_rates_can_be_set():
+    optimizer = MultiOptimizer([Momentum(0.1), Noisy(adam(), 0.1)])
+    own = [each.path for each in optimizer.variables]
+    for given in ((0.3, 0.2), [np.float32(0.3), np.float64(0.2)], (keras.Variable(0.3), tf.constant(0.2))):
+        optimizer.learning_rates = (0.5, 0.5)
+        optimizer.learning_rates = given
+        assert [float(rate) for rate in optimizer.learning_rates] == pytest.approx([0.3, 0.2])
+    optimizer.learning_rates = optimizer.learning_rates[::-1]
+    assert [float(rate) for rate in optimizer.learning_rates] == pytest.approx([0.2, 0.3])
+    assert [each.path for each in optimizer.variables] == own  # Keras tracks variables in attributes.
+    one = MultiOptimizer([Momentum(0.1)])
+    one.learning_rates = [0.3]
+    assert [float(rate) for rate in one.learning_rates] == pytest.approx([0.3, 0.3])
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [0.1, (0.1,), (0.1, 0.1, 0.1), (0.1, "a"), (0.1, float("nan")), (0.1, None), (0.1, WarmupAndDrops), (True, 1)],
+)
+def test_learning_rates_of_the_wrong_kind_are_errors(rates):
+    optimizer = MultiOptimizer([Momentum(0.5), adam()])
+    with pytest.raises(
+        ValueError, match=r"`learning_rates` must be finite numbers or .*Received .*Example: .*\[0\.1, "
+    ):
+        optimizer.learning_rates = rates
+    assert float(optimizer.learning_rate) == 0.5
+
+
+def test_a_number_does_not_replace_a_schedule():
+    optimizer = MultiOptimizer([Momentum(0.5), Noisy(Momentum(drops(0.1)), 0.1)])
+    with pytest.raises(
+        ValueError, match=r"must not replace a schedule.*Received 0\.2 for Momentum with a sch.*Example"
+    ):
+        optimizer.learning_rates = (0.3, 0.2)
+    assert float(optimizer.learning_rate) == 0.5
+
+
 def test_it_builds_itself_at_the_first_application():
     own = variables()
     optimizer = MultiOptimizer([Momentum(0.1, 0.0), adam()])
@@ -321,6 +432,7 @@ def test_a_custom_loop_in_a_graph_gives_no_warning():
 
 
 ONE = Momentum(0.1)
+RATES = "`rate_scheduler` must return the rates of J and R, two scalars.* Received .*"
 
 
 @pytest.mark.parametrize(
@@ -332,6 +444,19 @@ ONE = Momentum(0.1)
         (([Momentum(0.1) for _ in range(3)],), "`optimizers`"),
         (([ONE, ONE],), "`optimizers`.*different"),
         (([ONE], "constant"), "`rate_scheduler`.*'constant'.*Example"),
+        (
+            ([ONE], RateScheduler),
+            "`rate_scheduler` must be callable with a step, or None.*class.*RateScheduler.*Example",
+        ),
+        (([ONE], lambda step: 0.5), RATES + r".*returns 0\.5 at step 0\. Example"),
+        (([ONE], lambda step: (1.0,)), RATES + r".*returns \(1\.0,\)"),
+        (([ONE], lambda step: (1.0, 1.0, 1.0)), RATES),
+        (([ONE], lambda step: ("a", 1.0)), RATES + ".*'a'"),
+        (([ONE], lambda step: ([1.0], 1.0)), RATES + r".*\(\[1\.0\], 1\.0\)"),
+        (([ONE], lambda step: None), RATES + ".*None"),
+        (([ONE], lambda: (1.0, 1.0)), RATES + ".*fails at step 0 with TypeError.*Example"),
+        (([ONE], functools.partial(RateScheduler, 4)), RATES + ".*fails at step 0 with ValueError"),
+        (([ONE], keras.optimizers.schedules.CosineDecay(0.1, 10)), RATES + ".*CosineDecay.*returns <tf.Tensor"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_errors(arguments, message):
