@@ -161,6 +161,26 @@ def test_the_table_of_the_results_follows_from_the_file():
             assert f"| {np.mean(values):.2f} ± {statistics.stdev(values):.2f} " in line
 
 
+def test_what_the_page_says_of_the_other_rules_is_in_the_file():
+    rows = {row["rule"]: row for row in rows_of_results() if row["seed"] == "0"}
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    accuracy = {rule: 100 * float(row["test_top1"]) for rule, row in rows.items()}
+    assert "Kolen-Pollack end within half a point of backpropagation." in page
+    for rule in ("symmetric", "activation", "kolen_pollack"):
+        assert abs(accuracy[rule] - accuracy["backprop"]) < 0.5
+    assert "Sign symmetry, which trains no B, is about four points behind." in page
+    assert accuracy["backprop"] - accuracy["sign_symmetry"] == pytest.approx(4, abs=0.5)
+    mirror, signs = rows["weight_mirror_adam"], rows["sign_symmetry"]
+    assert "Weight mirror turns B no closer to W^T than the signs of W are" in page
+    assert float(mirror["mean_angle"]) > float(signs["mean_angle"])
+    assert "further from the gradient than those of sign symmetry" in page
+    assert float(mirror["pseudogradient_angle"]) > float(signs["pseudogradient_angle"])
+    assert "its accuracy is nearer to that of feedback alignment" in page
+    assert abs(accuracy["weight_mirror_adam"] - accuracy["feedback"]) < abs(
+        accuracy["weight_mirror_adam"] - accuracy["sign_symmetry"]
+    )
+
+
 def test_what_the_page_says_of_information_alignment_is_in_the_file():
     """Its B points along W^T, but is smaller, and the update of W is not that of backpropagation."""
     rows = {row["rule"]: row for row in rows_of_results() if row["seed"] == "0"}
