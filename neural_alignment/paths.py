@@ -98,7 +98,8 @@ def checked_directory(path: str) -> str:
     """
     path = checked(path)
     if problem := problem_of_directory(path):
-        raise ArgumentError("", "must be a directory", Words(f"{path}: {problem}"))
+        found = f"{path}, which is a file" if os.path.isfile(path) else f"{path}: {problem}"
+        raise ArgumentError("", "must be a directory", Words(found))
     return path
 
 

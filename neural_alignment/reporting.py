@@ -7,6 +7,7 @@ import io
 import math
 import os
 import statistics
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -172,7 +173,10 @@ def write(artifact: Artifact, path: str) -> list[str]:
 def png(figure: Figure) -> bytes:
     """Returns a figure as a PNG file; equal figures give equal bytes."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Names of runs may be in a script that the font of Matplotlib does not have; each letter would be two lines.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
     return content.getvalue()
 
 

@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from neural_alignment.reporting import Artifact, Spread, csv_text, duration, markdown, new_figure, png, write
+from neural_alignment.errors import RunError
+from neural_alignment.reporting import (
+    Artifact,
+    Spread,
+    check_replaceable,
+    csv_text,
+    duration,
+    markdown,
+    new_figure,
+    png,
+    write,
+)
 
 
 def test_spreads_are_those_of_numpy():
@@ -56,3 +67,22 @@ def write_line():
     figure = new_figure(2, 2)
     figure.subplots().plot([0, 1], [1, 0])
     return png(figure)
+
+
+def test_names_in_scripts_that_the_font_does_not_have_are_drawn_without_warnings():
+    """Warnings are errors in tests."""
+    figure = new_figure(2, 1)
+    figure.subplots().set_title("名前")
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_tables_replace_only_tables_with_the_same_columns(tmp_path):
+    path = str(tmp_path / "table")
+    check_replaceable(path, ("a", "b"))
+    write(Artifact(("a", "b"), [{"a": 1}], "text"), path)
+    check_replaceable(path, ("a", "b"))
+    with pytest.raises(RunError, match=r"table\.csv: exists and is not such a table; name other files with --output"):
+        check_replaceable(path, ("a", "c"))
+    (tmp_path / "table.csv").unlink()
+    with pytest.raises(RunError, match=r"table\.md: exists and is not such a table"):
+        check_replaceable(path, ("a", "b"))
