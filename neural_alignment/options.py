@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
+import numpy as np
 import pydantic
 
 from neural_alignment import errors, mistakes, paths
@@ -29,6 +30,8 @@ class _Constructed(type(pydantic.BaseModel)):
             found = errors.Words(f"{len(args)} without a name")
             wrong = errors.WrongValue(cls.__name__, "takes its options by name", found, mistakes.constructor(cls))
             raise TypeError(wrong.sentences)
+        # Numbers of NumPy are not those of Python for pydantic, but callers compute with them.
+        kwargs = {name: value.item() if isinstance(value, np.generic) else value for name, value in kwargs.items()}
         try:
             return super().__call__(**kwargs)
         except pydantic.ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -193,8 +194,9 @@ class AlignedModel(InterceptedModel):
                 rate scheduler on several replicas, if a rule has `every` and no step trains both J and R, or if an
                 optimizer would lose gradients that it accumulates.
         """
-        if isinstance(minibatches, bool) or not isinstance(minibatches, int) or minibatches < 1:
+        if isinstance(minibatches, bool) or not isinstance(minibatches, numbers.Integral) or minibatches < 1:
             raise ArgumentError("minibatches", "must be a positive integer", minibatches, "minibatches=4")
+        minibatches = int(minibatches)
         self._check_whole_batches(minibatches)
         super().compile(*args, **kwargs)
         self._check_reductions(minibatches)

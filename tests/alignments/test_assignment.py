@@ -1,5 +1,6 @@
 """Rules from configurations, and which layer gets which rule."""
 
+import numpy as np
 import pytest
 from helpers import RULE_CONFIGS, TABLE_5
 
@@ -10,6 +11,7 @@ from neural_alignment.alignments import (
     Information,
     InputPath,
     Symmetric,
+    WeightMirror,
     from_config,
     layerwise_rules,
 )
@@ -138,3 +140,13 @@ def test_a_run_gives_its_seed_and_epochs_to_a_rule_that_has_none_of_its_own():
     own = from_config({**config, "seed": 2, "steps_per_epoch": 3}).bind(seed=5, steps_per_epoch=7)
     assert (own.seed, own.steps_per_epoch) == (2, 3)
     assert from_config({"rule": "feedback"}).bind(seed=5) == Feedback()
+
+
+def test_options_may_be_numbers_of_numpy():
+    """They are stored as numbers of Python, so that a model with the rule can be saved."""
+    rule = WeightMirror(amp=np.float64(1.0), decay=np.int64(2), every=np.int64(3), examples=np.float32(0.5))
+    assert (rule.amp, rule.decay, rule.every, rule.examples) == (1.0, 2.0, 3, 0.5)
+    assert type(rule.every) is int
+    for wrong in (np.float64(2.0), np.bool_(True)):
+        with pytest.raises(ValueError, match="WeightMirror: every: input should be a valid integer"):
+            WeightMirror(amp=1.0, decay=1.0, every=wrong)
