@@ -61,12 +61,13 @@ pack() {
   cd -- "$FOLDER"
 }
 
-# The script for each host. A run in progress holds the lock; its files must not be replaced.
+# The script for each host. It holds the lock until its last command has ended, also if the connection is lost: the files
+# of a run, or of another installation, must not be replaced.
 installation() {
+  printf 'set -eu\n'
+  hold_lock
   cat <<'SCRIPT'
-set -eu
-mkdir -p neural_alignment_run
-flock -n neural_alignment_run/lock true || { echo "a run is in progress on this TPU" >&2; exit 1; }
+echo 'an installation' > neural_alignment_run/run_dir
 rm -rf neural_alignment
 mkdir neural_alignment
 tar -xzf neural_alignment.tar.gz -C neural_alignment
