@@ -2,7 +2,7 @@
 # Common functions of the scripts in this folder: options, checks, calls of gcloud, TPU states. Sourced, not run.
 #
 # Exit codes of all scripts: 0 done; 1 any other failure, after which a run may still be in progress; 2 the input is wrong;
-# 3 the training diverged; 4 no TPU was available; 5 the TPU is busy with another run; 6 the run failed.
+# 3 the training diverged; 4 no TPU was available; 5 the TPU is busy with another run or an installation; 6 the run failed.
 # Messages go to stderr; stdout contains only the log of the run, or the commands of --dry-run.
 
 set -euo pipefail

@@ -8,12 +8,12 @@ import lab_rates
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import table_in
 from lab import ROOT
 
 from neural_alignment import config as configuration
 from neural_alignment.papers import claims as judging
 from neural_alignment.papers import pages
-from neural_alignment.papers.pages import table_in
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes import claims, further_claims, tables
 from neural_alignment.papers.two_routes import runs as experiments
