@@ -5,7 +5,7 @@ import csv
 import pytest
 from helpers import RULE_CONFIGS, RULE_TABLE, assert_close, table_in
 
-from benchmarks.tpu import check, table
+from benchmarks.tpu import cases, check, table
 from benchmarks.tpu.cases import BF16, F32, SIGN, Case, matrix
 from neural_alignment.errors import InputError
 from neural_alignment.training import setup, tpu
@@ -92,6 +92,15 @@ def test_a_case_compiles_a_step_that_its_configuration_makes(case):
     assert config.batch_size % tpu.Slice.named(case.chip).replicas == 0
     if config.data.source == "imagenet":  # The others need their data.
         assert case.loss in tpu.turns(config, setup.data_facts(config))
+
+
+def test_the_steps_of_a_new_rule_follow_from_its_configuration(monkeypatch):
+    """R of a rule that trains B is in the steps of J, unless both alternate."""
+    monkeypatch.setitem(cases.NOT_STORED, "new", "alignment={rule: symmetric, self_: 1.0e-3, decay: 1.0e-3}")
+    assert [case.loss for case in cases.resnet18("v3-8", BF16, ["new"])] == ["J + R"]
+    monkeypatch.setitem(cases.NOT_STORED, "fixed", "alignment.rule=feedback")
+    assert [case.loss for case in cases.resnet18("v3-8", BF16, ["fixed"])] == ["J"]
+    assert cases.losses("two_routes/resnet18/weight_mirror.yaml") == ("J", "R")
 
 
 # The results.
