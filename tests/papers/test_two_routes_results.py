@@ -139,7 +139,7 @@ def test_the_table_of_claims_follows_from_the_other_files(runs):
 def test_the_page_has_the_tables_of_the_files(name):
     """`neural-alignment table two_routes/NAME` writes both."""
     text = (RESULTS / f"table_{name}.md").read_text()
-    assert pages.table_in(ROOT / "docs" / "two_routes.md", f"two_routes/{name}") == pages.part(text, ())
+    assert table_in(ROOT / "docs" / "two_routes.md", f"two_routes/{name}") == pages.part(text, ())
 
 
 def test_the_readme_says_of_figure_3_what_the_claims_show():
