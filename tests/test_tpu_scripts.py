@@ -521,7 +521,11 @@ def test_setup(cloud):
     assert cloud.calls[0] == ["compute", "tpus", "tpu-vm", "scp", *to, *place]
     words = cloud.calls[1]
     assert words[:6] == ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--worker=all"]
-    assert "pip install --quiet --editable './neural_alignment[tpu]'" in words[6]
+    [installed] = [line for line in words[6].replace("\\\n", "").splitlines() if "[tpu]" in line]
+    assert shlex.split(installed) == [
+        *("neural_alignment_env/bin/pip", "install", "--quiet", "--constraint"),
+        *("neural_alignment/constraints-tpu.txt", "--editable", "./neural_alignment[tpu]"),
+    ]
     assert "TPU_NAME=local " in words[6]
     assert words[7:] == place
 

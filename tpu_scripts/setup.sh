@@ -7,8 +7,8 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/setup.sh NAME --zone ZONE [options]
 
-Copies the source of this git checkout to every host of the TPU, into ~/neural_alignment, and installs \`.[tpu]\` into
-~/neural_alignment_env.
+Copies the source of this git checkout to every host of the TPU, into ~/neural_alignment, and installs \`.[tpu]\` with the
+versions of constraints-tpu.txt into ~/neural_alignment_env.
 
   --source head|tree   copy the last commit (default), or the working files except those ignored by git
   --type TYPE          accelerator type of the TPU (default v3-8)
@@ -77,7 +77,8 @@ python3 -m venv neural_alignment_env || {
   python3 -m venv --clear neural_alignment_env
 }
 neural_alignment_env/bin/pip install --quiet --upgrade pip
-neural_alignment_env/bin/pip install --quiet --editable './neural_alignment[tpu]'
+neural_alignment_env/bin/pip install --quiet --constraint neural_alignment/constraints-tpu.txt \
+  --editable './neural_alignment[tpu]'
 SCRIPT
   # tpu.sh sets the location of the TPU for TensorFlow: this host, or all hosts of the slice with this name.
   if several_hosts; then
