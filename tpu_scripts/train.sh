@@ -13,8 +13,7 @@ run resumes from its checkpoint, until RUN/status.json says finished, diverged o
 checkout or on gs://.
 
 Exit codes: 0 the run finished; 1 any other failure, after which the run may still be in progress; 2 the input is wrong;
-3 the run diverged; 4 no TPU was available; 5 the TPU is busy with another run or an
-installation; 6 the run failed.
+3 the run diverged; 4 no TPU was available; 5 the TPU is busy with another run or an installation; 6 the run failed.
 
   --run-dir RUN        run directory on gs:// (required)
   --set KEY=VALUE      override a key of CONFIG; can be repeated
