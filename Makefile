@@ -1,4 +1,5 @@
-# The commands of README and CONTRIBUTING. Each works on a fresh machine with Python 3.10 to 3.13.
+# The commands of README and CONTRIBUTING. They work on a fresh machine with Python 3.10 to 3.13, except `test-lowest`, which
+# needs 3.11, and `tpu-environment` and `tpu-check`, which need 3.11 or newer.
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,7 +42,7 @@ test-exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m exhaustive --part $(PART)
 
 # A run and the tests of the parts that use Keras most, with the lowest version of each package. It needs Python 3.11.
-# Warnings are no errors here: old packages use what newer ones, on which they depend, have deprecated.
+# Warnings are not errors here: old packages call functions that their newer dependencies have deprecated.
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/neural-alignment train configs/quickstart.yaml --run-dir runs/lowest --force
 	$(LOWEST)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --override-ini filterwarnings=default \
@@ -52,7 +53,7 @@ test-lowest: $(LOWEST)/.installed
 package-test: $(VENV)/.dev
 	$(BIN)/python tests/installed_package.py --python $(PYTHON)
 
-# Executes the notebooks as they are, into runs/examples: about 8 minutes of processor time.
+# Executes the notebooks as they are, into runs/examples; examples/README.md has the time of each.
 examples: $(VENV)/.dev
 	$(BIN)/python tests/execute_notebooks.py
 
@@ -77,6 +78,8 @@ lint: $(VENV)/.dev
 resume-test: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/killed_runs.py --kills 20
 
+# Measures speed and memory: about 2 hours on 2 cores (the sum of `minutes` in benchmarks/). It replaces the committed samples in
+# benchmarks/results that belong to another machine, other versions or another source.
 bench: $(VENV)/.cpu
 	-$(MAKE) peer
 	$(BIN)/python -m benchmarks.run
@@ -135,10 +138,14 @@ two-routes-rates: $(VENV)/.cpu
 	$(BIN)/neural-alignment table two_routes/rates --runs results/two_routes/searches
 	PYTHONPATH=. $(BIN)/python tests/lab_rates.py rates
 
-# The runs of the lab of two_routes with these rates: about 170 minutes on 2 cores (an estimate). The same command resumes.
+# The runs of the lab of two_routes with these rates; docs/two_routes.md has the measured time. The same command resumes.
 two-routes-lab: $(VENV)/.cpu
 	$(BIN)/neural-alignment lab two_routes --runs results/two_routes/runs --engine processes:2
 	PYTHONPATH=. $(BIN)/python tests/lab_rates.py lab
+
+# $(call require_python,CONDITION,WORDS) ends a recipe if PYTHON has another minor version than it needs.
+require_python = @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[1] $(1) else \
+	"error: needs Python $(2), such as with PYTHON=python3.11; found " + sys.version.split()[0])'
 
 $(VENV)/.cpu: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -174,6 +181,7 @@ $(TPU)-pinned/.installed: Makefile setup.py
 
 # The lowest versions that setup.py accepts, which pip cannot choose.
 $(LOWEST)/.installed: setup.py
+	$(call require_python,== 11,3.11)
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet uv
 	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra cpu setup.py --output-file $(LOWEST)/lowest.txt
@@ -182,6 +190,7 @@ $(LOWEST)/.installed: setup.py
 
 # The compiler of TPUs, 1.1 GB. It needs Python 3.11 or newer and nothing of this package, which gives it programs in files.
 $(TPU)/.installed: Makefile
+	$(call require_python,>= 11,3.11 or newer)
 	$(PYTHON) -m venv $(TPU)
 	$(TPU)/bin/pip install --quiet jax==0.10.2 libtpu==0.0.52
 	touch $@

@@ -68,9 +68,6 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         # The oldest libtpu that TensorFlow 2.20 accepts. With libtpu 0.0.51, `import tensorflow` aborts.
         "tpu": ["tensorflow-tpu==2.20.*", "libtpu==0.0.14"],
-        # biotorch declares torchattacks, which requires requests 2.25 and conflicts with constraints.txt. `make peer`
-        # installs biotorch without dependencies in a separate environment.
-        "bench": ["torch>=2.5,<3", "biotorch==0.0.16"],
         # Many runs on many machines; Spark needs Java 17 or newer.
         "spark": ["pyspark>=4,<5"],
         "slurm": ["submitit>=1.5,<2"],

@@ -160,7 +160,7 @@ def _conditions(samples: Samples) -> list[str]:
     machine = samples.facts["machine"]
     versions = ", ".join(f"{package} {version}" for package, version in samples.facts["versions"].items())
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
-    parts = [where, versions, f"source {samples.facts['source']}"]
+    parts = [where, versions, f"digest of the source {samples.facts['source']}"]
     if "date" in samples.facts:  # Earlier samples have none.
         parts.append(f"{samples.facts['date']}, load {samples.facts['load']:g} before the start")
     return [f"{'; '.join(parts)}.", ""]

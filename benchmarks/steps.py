@@ -208,7 +208,8 @@ def report(samples: Samples, sizes: dict[str, Any]) -> Report:
     header += ["MiB after a third", "at the end"]
     intro = (
         f"Runs of `{CONFIG.relative_to(ROOT)}` with other rules, one process each, with evaluations and checkpoints, "
-        "in rounds in which every contender runs once; times are medians over rounds, the other values the largest; "
+        "in rounds in which every contender runs once; the two times and the ratio are separate medians over rounds, "
+        "so the ratio is not the quotient of the two times; the other values are the largest; "
         "plain Keras is a `fit` of the same network with evaluations only. "
         "The steps of the first third are left out, because caches fill then. Limits: a step takes at most "
         f"{SLOWER:.2f} times as long in the last third as in the second, the resident size grows by at most "

@@ -84,6 +84,11 @@ def screen_of(line: Callable[[str], Any]) -> Any:
     return Screen(line, lambda status: None)
 
 
+def table_in(page: Path, name: str = "table") -> list[str]:
+    """Returns the lines between the comments `<!-- name -->` and `<!-- end -->` of a page."""
+    return page.read_text().partition(f"<!-- {name} -->\n")[2].partition("<!-- end -->")[0].splitlines()
+
+
 def for_each(names: str, rows: Iterable) -> Callable:
     """Runs a test function on every row in one test, which reports all failing rows by name.
 

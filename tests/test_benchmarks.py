@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_differs, exhaustive_unless
+from helpers import assert_close, assert_differs, exhaustive_unless, table_in
 
 from benchmarks import (
     common,
@@ -30,7 +30,6 @@ from benchmarks import (
     steps,
 )
 from neural_alignment.alignments import RULES
-from neural_alignment.papers.pages import table_in
 
 FACTS = {"machine": {"processor": "x"}, "versions": {}, "sizes": {"case": {"rounds": 3}}, "source": "0"}
 

@@ -50,6 +50,16 @@ def test_each_script_may_be_requeued_and_gets_a_signal_before_its_time_limit(pat
         assert option in options
 
 
+def test_the_scripts_are_requeued_in_the_same_way():
+    """They cannot share a file, because SLURM copies a script to another folder before it runs it."""
+    texts = {path.name: path.read_text() for path in SCRIPTS}
+    ends = {text.partition("\ncode=")[2].replace(name, "NAME") for name, text in texts.items()}
+    assert len(ends) == 1
+    assert "scontrol requeue" in ends.pop()
+    starts = {re.search(r"^set -uo pipefail$.*?^srun ", text, re.MULTILINE | re.DOTALL)[0] for text in texts.values()}
+    assert len(starts) == 1
+
+
 @pytest.fixture
 def sbatch(tmp_path, local_slurm):
     """Submits a script and returns the number of the job, and a function that returns the text of its log."""

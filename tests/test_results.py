@@ -9,9 +9,8 @@ from pathlib import Path
 import lab_rates
 import pytest
 import rules_tables
+from helpers import table_in
 from rules_tables import cell, column, runs
-
-from neural_alignment.papers.pages import table_in
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

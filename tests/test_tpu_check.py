@@ -3,10 +3,11 @@
 import csv
 
 import pytest
-from helpers import RULE_CONFIGS, RULE_TABLE, assert_close
+from helpers import RULE_CONFIGS, RULE_TABLE, assert_close, table_in
 
-from benchmarks.tpu import check, table
+from benchmarks.tpu import cases, check, table
 from benchmarks.tpu.cases import BF16, F32, SIGN, Case, matrix
+from neural_alignment.errors import InputError
 from neural_alignment.training import setup, tpu
 from neural_alignment.training.distribution import check_replicas
 from neural_alignment.training.tpu import estimate
@@ -91,6 +92,15 @@ def test_a_case_compiles_a_step_that_its_configuration_makes(case):
     assert config.batch_size % tpu.Slice.named(case.chip).replicas == 0
     if config.data.source == "imagenet":  # The others need their data.
         assert case.loss in tpu.turns(config, setup.data_facts(config))
+
+
+def test_the_steps_of_a_new_rule_follow_from_its_configuration(monkeypatch):
+    """R of a rule that trains B is in the steps of J, unless both alternate."""
+    monkeypatch.setitem(cases.NOT_STORED, "new", "alignment={rule: symmetric, self_: 1.0e-3, decay: 1.0e-3}")
+    assert [case.loss for case in cases.resnet18("v3-8", BF16, ["new"])] == ["J + R"]
+    monkeypatch.setitem(cases.NOT_STORED, "fixed", "alignment.rule=feedback")
+    assert [case.loss for case in cases.resnet18("v3-8", BF16, ["fixed"])] == ["J"]
+    assert cases.losses("two_routes/resnet18/weight_mirror.yaml") == ("J", "R")
 
 
 # The results.
@@ -267,12 +277,18 @@ def test_the_table_names_memory_and_failures(results):
     assert "| does not compile: too large |" in lines[3]
 
 
-def test_parts_of_a_page_are_replaced():
-    text = "a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\nc\n"
-    new = "a\n<!-- one -->\n1\n<!-- end -->\nb\n<!-- two -->\n2\n<!-- end -->\nc\n"
-    assert table.page(text, {"one": "1", "two": "2"}) == new
-
-
 def test_the_page_has_the_tables_of_the_results():
-    text = table.PAGE.read_text()
-    assert table.page(text, table.parts(check.read(check.TABLE))) == text
+    for mark, text in table.parts(check.read(check.TABLE)).items():
+        assert table_in(table.PAGE, mark) == text.splitlines()
+
+
+def test_the_program_replaces_the_tables_of_the_page(tmp_path, monkeypatch):
+    page = tmp_path / "tpu.md"
+    page.write_text("".join(f"<!-- {mark} -->\nold\n<!-- end -->\n" for mark in ("estimates", "missing")))
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(table, "parts", lambda rows: {"estimates": "| a |\n| b |", "missing": "None."})
+    table.main()
+    assert page.read_text() == "<!-- estimates -->\n| a |\n| b |\n<!-- end -->\n<!-- missing -->\nNone.\n<!-- end -->\n"
+    page.write_text("<!-- estimates -->\n<!-- end -->\n")
+    with pytest.raises(InputError, match=r"tpu\.md: has no lines `<!-- missing -->`"):
+        table.main()

@@ -283,6 +283,22 @@ def test_run_directories_are_checked(cloud, text):
     assert not cloud.calls
 
 
+@pytest.mark.parametrize("slashes", ["/", "///"])
+def test_slashes_at_the_end_of_a_run_directory_are_removed(cloud, slashes):
+    """An object `RUN//status.json` does not exist, so a finished run looked failed."""
+    found = {f"status@{RUN}/status.json": [status("finished")], "status": [failure("ERROR: wrong path")]}
+    cloud.answer(**found)
+    result = cloud.run("train.sh", "my-tpu", CONFIG, f"--run-dir={RUN}{slashes}", "--tries=1")
+    assert (result.returncode, cloud.kinds) == (0, ["status"]), result.stderr
+    assert cloud.run("evaluate.sh", "my-tpu", RUN + slashes).returncode == 0
+    assert f"evaluate {RUN} --strategy" in cloud.commands("evaluate")[0]
+    cloud.answer(**statuses(), **tpu("a"), status=[failure("ERROR: wrong path")])
+    result = cloud.run("search.sh", "--tpus=a", f"--runs={RUNS}{slashes}", *TRIALS, "--tries=1")
+    assert result.returncode == 0, result.stderr
+    assert f"--run-dir {RUNS}/one --resume" in cloud.commands("start")[0]
+    assert "gs://BUCKET/PATH" in one_line(cloud.run("evaluate.sh", "my-tpu", "gs://bucket" + slashes), 2)
+
+
 def test_without_gcloud(cloud):
     (cloud.folder / "bin" / "gcloud").unlink()
     path = cloud.folder / "tools"
@@ -409,8 +425,7 @@ def test_create_gives_up_after_the_given_number_of_checks(cloud):
     result = create(cloud, "--polls=3")
     assert result.returncode == 4
     assert cloud.kinds == ["request", "create", *["request"] * 3]
-    said = "still WAITING_FOR_RESOURCES after 3 checks; the request stays: run create.sh again to continue waiting"
-    assert said in result.stderr
+    assert "still WAITING_FOR_RESOURCES after 3 checks; create.sh continues to wait for it, delete.sh" in result.stderr
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED", "DELETING", "SOMETHING_NEW"])
@@ -506,7 +521,11 @@ def test_setup(cloud):
     assert cloud.calls[0] == ["compute", "tpus", "tpu-vm", "scp", *to, *place]
     words = cloud.calls[1]
     assert words[:6] == ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--worker=all"]
-    assert "pip install --quiet --editable './neural_alignment[tpu]'" in words[6]
+    [installed] = [line for line in words[6].replace("\\\n", "").splitlines() if "[tpu]" in line]
+    assert shlex.split(installed) == [
+        *("neural_alignment_env/bin/pip", "install", "--quiet", "--constraint"),
+        *("neural_alignment/constraints-tpu.txt", "--editable", "./neural_alignment[tpu]"),
+    ]
     assert "TPU_NAME=local " in words[6]
     assert words[7:] == place
 
@@ -879,7 +898,7 @@ def test_the_code_of_the_program_is_found(host):
 
 
 def test_a_run_that_is_going_on_keeps_its_files(host):
-    """Its lock stands for it: setup and start refuse, and the probe names it."""
+    """It holds the lock: setup and start refuse, and the probe names it."""
     folder = host.host / "neural_alignment_run"
     folder.mkdir()
     (folder / "run_dir").write_text(f"{RUN}-other\n")
@@ -887,12 +906,55 @@ def test_a_run_that_is_going_on_keeps_its_files(host):
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = host.run("setup.sh", "my-tpu")
         assert result.returncode == 1
-        assert "a run is in progress" in result.stderr
+        assert "a run or an installation is in progress" in result.stderr
+        assert (folder / "run_dir").read_text() == f"{RUN}-other\n"
         assert f"busy with {RUN}-other" in train(host).stderr
     assert not (host.host / "trained").exists()
     host.answer(**ON_HOST)
     assert train(host).returncode == 0
     assert (host.host / "trained").exists()
+
+
+def test_an_installation_keeps_its_files_while_it_goes_on(host):
+    """It holds the lock as a run does. Afterwards a run starts."""
+    stopped = host.folder / "stopped"
+    os.mkfifo(stopped)
+    python = host.folder / "host_bin" / "python3"
+    python.write_text(python.read_text() + f"read -r word < {stopped}\n")
+    run = host.host / "neural_alignment_run"
+    run.mkdir()
+    (run / "exit").write_text("0\n")
+    with host.start("setup.sh", "my-tpu", stderr=subprocess.PIPE) as first:
+        awaited((host.host / "neural_alignment_env" / "bin" / "python").exists)
+        source = host.host / "neural_alignment"
+        (source / "kept").write_text("")
+        second = host.run("setup.sh", "my-tpu")
+        assert (second.returncode, (source / "kept").exists()) == (1, True)
+        assert "a run or an installation is in progress" in second.stderr
+        host.answer(**ON_HOST)
+        busy = train(host, "--delete")
+        assert busy.returncode == 5
+        assert "my-tpu is busy with an installation" in busy.stderr
+        assert "delete" not in host.kinds
+        stopped.write_text("go on\n")
+        first.communicate(timeout=60)
+        assert first.returncode == 0
+    python.write_text(python.read_text().replace("read -r", "# read -r"))
+    host.answer(**ON_HOST)
+    assert train(host).returncode == 0
+    assert (host.host / "trained").exists()
+
+
+def test_a_probe_does_not_disturb_an_installation(host):
+    """It takes the lock for a moment."""
+    folder = host.host / "neural_alignment_run"
+    folder.mkdir()
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = host.start("setup.sh", "my-tpu", stderr=subprocess.PIPE)
+        awaited(lambda: "setup" in host.kinds)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
 
 
 def test_evaluate_needs_a_setup(host):
@@ -1002,7 +1064,7 @@ def test_a_tpu_that_is_busy_with_another_run_is_left_alone_by_a_search(cloud):
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ({"probe": [ok(f"probe: running {RUN}")]}, f"a is training {RUN}"),
+        ({"probe": [ok(f"probe: running {RUN}")]}, f"a is busy with {RUN}"),
         ({"probe": [failure("ERROR: no answer")]}, "a does not answer"),
         ({"request": [failure("ERROR: no rights")]}, "the state of a could not be read"),
     ],

@@ -2,7 +2,7 @@
 # Common functions of the scripts in this folder: options, checks, calls of gcloud, TPU states. Sourced, not run.
 #
 # Exit codes of all scripts: 0 done; 1 any other failure, after which a run may still be in progress; 2 the input is wrong;
-# 3 the training diverged; 4 no TPU was available; 5 the TPU is busy with another run; 6 the run failed.
+# 3 the training diverged; 4 no TPU was available; 5 the TPU is busy with another run or an installation; 6 the run failed.
 # Messages go to stderr; stdout contains only the log of the run, or the commands of --dry-run.
 
 set -euo pipefail
@@ -119,9 +119,13 @@ check_name() {
     'lower-case letters, digits and hyphens, starting with a letter, at most 50 characters'
 }
 
+# check_run_dir VARIABLE NAME: checks a run directory, and removes the slashes at its end from the variable: an object
+# RUN//file is not RUN/file.
 check_run_dir() {
-  [[ $1 != *[[:cntrl:]]* ]] || fail 2 "$2 is '$1'; allowed: no control characters"
-  matches "$2" "$1" 'gs://[a-z0-9][-a-z0-9._]{1,61}[a-z0-9]/[^][*?#]+' 'gs://BUCKET/PATH without * ? [ ] #'
+  local -n directory=$1
+  while [[ $directory == */ ]]; do directory=${directory%/}; done
+  [[ $directory != *[[:cntrl:]]* ]] || fail 2 "$2 is '$directory'; allowed: no control characters"
+  matches "$2" "$directory" 'gs://[a-z0-9][-a-z0-9._]{1,61}[a-z0-9]/[^][*?#]+' 'gs://BUCKET/PATH without * ? [ ] #'
 }
 
 check_common() {
@@ -230,6 +234,17 @@ tpu_state() {
 # remote NAME WORKER SCRIPT: runs a script on the TPU's host; its exit code is the script's.
 remote() { tpus tpu-vm ssh "$1" "--worker=$2" "--command=$3"; }
 
+# hold_lock: the lock of a host is held during a run and during an installation. `probe` takes it for a moment, so
+# another call waits for a second before it fails.
+hold_lock() {
+  cat <<'SCRIPT'
+mkdir -p neural_alignment_run
+exec 9> neural_alignment_run/lock
+flock -w 1 9 || { echo "a run or an installation is in progress on this TPU" >&2; exit 1; }
+rm -f neural_alignment_run/exit
+SCRIPT
+}
+
 # probe_script: prints the state of the run on the host as a line for `probe`.
 probe_script() {
   cat <<'SCRIPT'
@@ -241,7 +256,8 @@ fi
 SCRIPT
 }
 
-# probe NAME ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, or silent if the host does not answer.
+# probe NAME ASSUMED: sets PROBE to none, gone, `ended CODE`, `running RUN_DIR`, `running an installation`, or silent if
+# the host does not answer.
 probe() {
   local text
   if text=$(query "probe: $2" remote "$1" 0 "$(probe_script)"); then

@@ -70,8 +70,8 @@ wait_until_ready() {
     esac
     sleep "$POLL"
   done
-  fail 4 "$NAME is still ${STATE#* } after $POLLS checks; the request stays:" \
-    "run create.sh again to continue waiting, or delete.sh to cancel it"
+  fail 4 "$NAME is still ${STATE#* } after $POLLS checks; create.sh continues to wait for it," \
+    "delete.sh cancels the request"
 }
 
 parse "$@"

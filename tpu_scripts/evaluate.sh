@@ -40,7 +40,7 @@ positionals NAME RUN
 NAME=${POSITIONAL[0]}
 RUN=${POSITIONAL[1]}
 check_name "$NAME"
-check_run_dir "$RUN" RUN
+check_run_dir RUN RUN
 check_common
 
 code=0

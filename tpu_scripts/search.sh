@@ -41,7 +41,7 @@ OVERRIDES=()
 option() {
   case $1 in
     --tpus) value "$@" && IFS=, read -r -a TPUS <<<"$VALUE" ;;
-    --runs) value "$@" && RUNS=${VALUE%/} ;;
+    --runs) value "$@" && RUNS=$VALUE ;;
     --search) value "$@" && SEARCH=$VALUE ;;
     --trials) value "$@" && COUNT=$VALUE ;;
     --delete) DELETE=true SHIFT=1 ;;
@@ -86,7 +86,7 @@ check_options() {
   fi
   for tpu in "${TPUS[@]}"; do check_name "$tpu"; done
   unique --tpus "${TPUS[@]}"
-  check_run_dir "$RUNS" --runs
+  check_run_dir RUNS --runs
   check_common
   for trial in ${TRIALS[@]+"${TRIALS[@]}"}; do
     [[ $trial == gs://* || -f $trial ]] || fail 2 "TRIAL is '$trial'; there is no such file"
@@ -135,7 +135,7 @@ discard() {
   elif [[ $state == ready* ]]; then
     probe "$1" 'ended 0'
     case $PROBE in
-      running*) say "$1 is training ${PROBE#running }: it is not deleted and costs money" && return ;;
+      running*) say "$1 is busy with ${PROBE#running }: it is not deleted and costs money" && return ;;
       silent) say "$1 does not answer: it is not deleted and costs money" && return ;;
     esac
   fi

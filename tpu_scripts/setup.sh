@@ -7,8 +7,8 @@ usage() {
   cat <<EOF
 Usage: tpu_scripts/setup.sh NAME --zone ZONE [options]
 
-Copies the source of this git checkout to every host of the TPU, into ~/neural_alignment, and installs \`.[tpu]\` into
-~/neural_alignment_env.
+Copies the source of this git checkout to every host of the TPU, into ~/neural_alignment, and installs \`.[tpu]\` with the
+versions of constraints-tpu.txt into ~/neural_alignment_env.
 
   --source head|tree   copy the last commit (default), or the working files except those ignored by git
   --type TYPE          accelerator type of the TPU (default v3-8)
@@ -61,12 +61,13 @@ pack() {
   cd -- "$FOLDER"
 }
 
-# The script for each host. A run in progress holds the lock; its files must not be replaced.
+# The script for each host. It holds the lock until its last command has ended, also if the connection is lost: the files
+# of a run, or of another installation, must not be replaced.
 installation() {
+  printf 'set -eu\n'
+  hold_lock
   cat <<'SCRIPT'
-set -eu
-mkdir -p neural_alignment_run
-flock -n neural_alignment_run/lock true || { echo "a run is in progress on this TPU" >&2; exit 1; }
+echo 'an installation' > neural_alignment_run/run_dir
 rm -rf neural_alignment
 mkdir neural_alignment
 tar -xzf neural_alignment.tar.gz -C neural_alignment
@@ -76,7 +77,8 @@ python3 -m venv neural_alignment_env || {
   python3 -m venv --clear neural_alignment_env
 }
 neural_alignment_env/bin/pip install --quiet --upgrade pip
-neural_alignment_env/bin/pip install --quiet --editable './neural_alignment[tpu]'
+neural_alignment_env/bin/pip install --quiet --constraint neural_alignment/constraints-tpu.txt \
+  --editable './neural_alignment[tpu]'
 SCRIPT
   # tpu.sh sets the location of the TPU for TensorFlow: this host, or all hosts of the slice with this name.
   if several_hosts; then

@@ -13,7 +13,7 @@ run resumes from its checkpoint, until RUN/status.json says finished, diverged o
 checkout or on gs://.
 
 Exit codes: 0 the run finished; 1 any other failure, after which the run may still be in progress; 2 the input is wrong;
-3 the run diverged; 4 no TPU was available; 5 the TPU is busy with another run; 6 the run failed.
+3 the run diverged; 4 no TPU was available; 5 the TPU is busy with another run or an installation; 6 the run failed.
 
   --run-dir RUN        run directory on gs:// (required)
   --set KEY=VALUE      override a key of CONFIG; can be repeated
@@ -24,7 +24,7 @@ Exit codes: 0 the run finished; 1 any other failure, after which the run may sti
   --source head|tree   copy the last commit (default), or the working files
   --max-restarts N     give up after losing the TPU N times (default 50)
   --polls COUNT        status checks of a requested TPU before giving up (default 960)
-  --delete             delete the TPU when the run has ended
+  --delete             delete the TPU when the run has ended, and the request if no TPU was available
 $COMMON_USAGE
 
 Arguments after -- are passed to \`gcloud compute tpus queued-resources create\`.
@@ -61,7 +61,7 @@ check_options() {
   local override
   check_name "$NAME"
   [[ -n $RUN_DIR ]] || fail 2 "--run-dir is missing; see --help"
-  check_run_dir "$RUN_DIR" --run-dir
+  check_run_dir RUN_DIR --run-dir
   check_common
   check_type
   matches --source "$SOURCE" 'head|tree' 'head, tree'
@@ -126,10 +126,7 @@ echo \$? > neural_alignment_run/exit.partial
 mv neural_alignment_run/exit.partial neural_alignment_run/exit"
   cat <<SCRIPT
 set -eu
-mkdir -p neural_alignment_run
-exec 9> neural_alignment_run/lock
-flock -n 9 || { echo "a run is in progress on this TPU" >&2; exit 1; }
-rm -f neural_alignment_run/exit
+$(hold_lock)
 printf '%s\\n' $(quote "$RUN_DIR") > neural_alignment_run/run_dir
 setsid nohup sh -c $(quote "$wrapper") < /dev/null > neural_alignment_run/log 2>&1 &
 echo \$! > neural_alignment_run/pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -79,11 +80,13 @@ ONE_CORE = ("v3-1", "v6e-1")
 """TPUs for networks that use the statistics of the whole batch, which cores do not share."""
 
 
-def losses(rule: str) -> tuple[str, ...]:
-    """Returns the losses of the steps of a rule, in the configurations of the papers."""
-    if rule == "information" or rule.startswith("weight_mirror"):
-        return "J", "R"
-    return ("J + R",) if rule in ("symmetric", "activation", "kolen_pollack", "pfa") else ("J",)
+@functools.cache
+def losses(path: str, overrides: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Returns the losses of the steps that a configuration makes, J first; for the arguments see `Case`."""
+    from neural_alignment.training import setup, tpu
+
+    config = Case("", "", "", "", F32, path, overrides).config()
+    return tuple(tpu.turns(config, setup.data_facts(config)))
 
 
 def resnet18(chip: str, precision: str, rules: Sequence[str]) -> list[Case]:
@@ -92,7 +95,7 @@ def resnet18(chip: str, precision: str, rules: Sequence[str]) -> list[Case]:
     for rule in rules:
         path = f"two_routes/resnet18/{'backprop' if rule in NOT_STORED else rule}.yaml"
         overrides = (NOT_STORED[rule],) if rule in NOT_STORED else ()
-        cases += [Case(chip, "ResNet-18", rule, loss, precision, path, overrides) for loss in losses(rule)]
+        cases += [Case(chip, "ResNet-18", rule, loss, precision, path, overrides) for loss in losses(path, overrides)]
     return sorted(cases, key=lambda case: case.loss == "R")
 
 
@@ -106,7 +109,8 @@ def sign_noise(chip: str) -> Iterator[Case]:
 def network(chip: str, precision: str, folder: str, rules: Sequence[str]) -> Iterator[Case]:
     """Returns the steps of some rules on another network of Table 4."""
     for rule in rules:
-        yield Case(chip, NETWORKS[folder], rule, losses(rule)[0], precision, f"two_routes/{folder}/{rule}.yaml")
+        path = f"two_routes/{folder}/{rule}.yaml"
+        yield Case(chip, NETWORKS[folder], rule, losses(path)[0], precision, path)
 
 
 def matrix() -> list[Case]:

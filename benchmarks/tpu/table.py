@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.common import ROOT, table
 from benchmarks.tpu.cases import BF16, F32, SIGN, Case, matrix
 from benchmarks.tpu.check import TABLE, Row, read
+from neural_alignment.papers.pages import replace_table
 from neural_alignment.training import costs, setup, tpu
 from neural_alignment.training.tpu.chips import GIB
 from neural_alignment.training.tpu.estimate import digits, hours
@@ -155,24 +156,11 @@ def versions(rows: Mapping[Key, Row]) -> str:
     return table(header, lines)
 
 
-def page(text: str, new: Mapping[str, str]) -> str:
-    """Returns a page with its generated parts replaced.
-
-    Args:
-        text: the page. A part begins with a line such as `<!-- compiled -->` and ends with `<!-- end -->`.
-        new: the new text of the parts.
-    """
-    for mark, part in new.items():
-        before, begin, rest = text.partition(f"<!-- {mark} -->\n")
-        after = rest.partition("<!-- end -->")[2]
-        text = f"{before}{begin}{part}\n<!-- end -->{after}"
-    return text
-
-
 def main(arguments: Sequence[str] = ()) -> None:
     """Replaces the tables of the page."""
     del arguments
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), parts(read(TABLE))), encoding="utf-8")
+    for mark, text in parts(read(TABLE)).items():
+        replace_table(PAGE, [text], mark)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ class Nonlinearity(NamedTuple):
         return found[:degree]
 
 
-LINEAR = Nonlinearity(lambda z: z, np.ones_like)
 RELU = Nonlinearity(lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype))
 
 

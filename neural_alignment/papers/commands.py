@@ -124,7 +124,7 @@ def make(item: Item, source: Source, execution: Execution) -> str:
     check_writable(source.output)
     if source.profile == "lab":
         _train([item], source, execution)
-    text = _write(item, source)
+    text = _write(item, source, source.folder if item.cells or item.needs else None)
     return (
         "\n".join([text, f"Not yet run: {len(missing)}. Commands that train them:\n", *_some(missing)])
         if missing
@@ -184,8 +184,11 @@ def make_all(paper: str, folders: Folders, execution: Execution) -> None:
     trained, [source, *_] = zip(*(pair for pair in ready if "lab" in pair[0].cells), strict=True)
     check_writable(source.output)
     _train(trained, source, execution)
+    trained_runs = source.folder
     for item, source in ready:
-        execution.screen.line(_write(item, source))
+        # Items without runs are made from the files of the others.
+        page_runs = source.folder if item.cells or item.needs else trained_runs
+        execution.screen.line(_write(item, source, page_runs))
     for item, problem in zip(items, problems, strict=True):
         if problem:
             execution.screen.line(f"{item.kind} {item.name}: not made here, {problem}")
@@ -221,14 +224,37 @@ def _train(items: Sequence[Item], source: Source, execution: Execution) -> None:
     carry_out(works, source.folder, source.configs, dataclasses.replace(execution, estimates=estimates))
 
 
-def _write(item: Item, source: Source) -> str:
-    """Makes the files of one item, and its tables in pages of the guide; returns its text and all names."""
+def _committed(item: Item, source: Source, runs: str | None) -> bool:
+    """Returns whether the files of an item are the committed ones, whose tables are in pages of the guide.
+
+    Args:
+        item: the item.
+        source: its source.
+        runs: folder of the runs behind it, which are committed in the folder of the results; None without runs.
+    """
+    if item.cells and source.profile != "lab":
+        return False
+    results = Path(_results(item.paper)).resolve()
+    return Path(source.output).resolve() == results and (not runs or Path(runs).resolve().is_relative_to(results))
+
+
+def _write(item: Item, source: Source, runs: str | None) -> str:
+    """Makes the files of one item, and its tables in pages of the guide if they are the committed ones.
+
+    Args:
+        item: the item.
+        source: its source.
+        runs: as of `_committed`.
+
+    Returns:
+        Its text and the names of all files.
+    """
     artifact = item.make(source)
     title = f"{item.kind} {item.name}: {item.title}"
     if artifact is None:
         return f"{title}\n\nwritten to {source.output}"
     names = write(artifact, f"{source.output}/{item.file}")
-    if source.output == _results(item.paper) and (source.profile == "lab" or not item.cells):
+    if _committed(item, source, runs):
         found = [Path(page) for page in item.pages if Path(page).exists()]
         for page in found:
             pages.fill(page, item.name, artifact.text)

@@ -6,25 +6,23 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from neural_alignment.errors import InputError
+
 END = "<!-- end -->"
 
 
-def table_in(page: Path, name: str = "table") -> list[str]:
-    """Returns the lines of the table between the comments `<!-- name -->` and `<!-- end -->` of a page."""
-    return _parts(page, name)[1].splitlines()
-
-
 def replace_table(page: Path, lines: Sequence[str], name: str = "table") -> None:
-    """Replaces the table between the comments `<!-- name -->` and `<!-- end -->` of a page."""
-    before, _, after = _parts(page, name)
-    page.write_text(before + "\n".join(lines) + "\n" + after)
+    """Replaces the lines between the comments `<!-- name -->` and `<!-- end -->` of a page.
 
-
-def _parts(page: Path, name: str) -> tuple[str, str, str]:
-    """Returns the page up to the comment `<!-- name -->`, the table, and the page from `<!-- end -->` on."""
-    before, begin, after = page.read_text().partition(f"<!-- {name} -->\n")
+    Raises:
+        InputError: if one of the comments is missing.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, begin, after = text.partition(f"<!-- {name} -->\n")
     table, end, rest = after.partition(END)
-    return before + begin, table, end + rest
+    if not end or "<!--" in table:
+        raise InputError(f"{page}: has no lines `<!-- {name} -->` and `{END}`, between which the table belongs")
+    page.write_text(before + begin + "\n".join(lines) + "\n" + end + rest, encoding="utf-8")
 
 
 def places(page: Path, name: str) -> dict[str, list[str]]:
@@ -33,7 +31,7 @@ def places(page: Path, name: str) -> dict[str, list[str]]:
     `<!-- name -->` stands for the whole table, and `<!-- name: 2; 5 -->` for its rows whose first cell is 2 or 5. An
     empty list of first cells stands for all rows.
     """
-    found = re.findall(rf"<!-- ({re.escape(name)}(?:: ([^>]*))?) -->", page.read_text())
+    found = re.findall(rf"<!-- ({re.escape(name)}(?:: ([^>]*))?) -->", page.read_text(encoding="utf-8"))
     return {comment: [cell.strip() for cell in cells.split(";") if cell.strip()] for comment, cells in found}
 
 

@@ -17,8 +17,6 @@ from neural_alignment.losses import ACCURACY
 from neural_alignment.options import Options
 from neural_alignment.search.spaces import Space
 
-ALGORITHMS = ("tpe", "random")
-
 
 class Plan(Options):
     """The plan of one search."""

@@ -12,8 +12,9 @@ from neural_alignment.analysis.similarity import angle
 
 SIZES = (7, 6, 5, 4)
 BATCH, STEPS, RATE, LAYER = 9, 8, 0.02, 1
+LINEAR = signals.Nonlinearity(lambda z: z, np.ones_like)
 TANH = signals.Nonlinearity(np.tanh, lambda z: 1 - np.tanh(z) ** 2)
-ACTIVATIONS = {"tanh_relu": signals.TANH_RELU, "relu": signals.RELU, "linear": signals.LINEAR, "tanh": TANH}
+ACTIVATIONS = {"tanh_relu": signals.TANH_RELU, "relu": signals.RELU, "linear": LINEAR, "tanh": TANH}
 
 
 def drawn(rng):
@@ -135,7 +136,7 @@ def test_a_term_of_any_order_is_its_index_notation(activation, order):
     assert_close(term, expected)
     assert_differs(term, expected / RATE)  # The rate stands twice in a term.
     assert_differs(term, by_index(seen, backward[LAYER], activation, order - 1 or 2))
-    if activation is not signals.LINEAR:
+    if activation is not LINEAR:
         gateless = signals.Nonlinearity(activation.value, np.ones_like)
         assert_differs(term, by_index(seen, backward[LAYER], gateless, order))
 
@@ -179,8 +180,8 @@ def test_a_linear_term_is_equation_5(order):
     assert_close(alignment_terms.linear_term(history, now, kernel, order), RATE**2 * kernel.T @ matrix)
     assert_differs(alignment_terms.linear_term(history, now, kernel, order), RATE**2 * kernel.T @ matrix.T)
     # It equals the nonlinear term of a linear network.
-    seen, _, backward = trained(signals.LINEAR)
-    history, now = remembered(seen, signals.LINEAR)
+    seen, _, backward = trained(LINEAR)
+    history, now = remembered(seen, LINEAR)
     term = alignment_terms.alignment_term(history, now, order)
     assert_close(term, alignment_terms.linear_term(history, now, backward[LAYER], order))
 
@@ -210,8 +211,8 @@ def test_the_parts_add_up_to_the_update_to_rounding(activation, normalise):
 
 def test_without_a_nonlinearity_nothing_remains_unless_weights_are_normalised():
     for normalise in (False, True):
-        seen, moved, _ = trained(signals.LINEAR, normalise=normalise)
-        remainder = alignment_terms.expand(*remembered(seen, signals.LINEAR)).remainder
+        seen, moved, _ = trained(LINEAR, normalise=normalise)
+        remainder = alignment_terms.expand(*remembered(seen, LINEAR)).remainder
         assert (np.abs(remainder).max() > 1e-3 * np.abs(moved[-1]).max()) is np.bool_(normalise)
 
 
@@ -411,11 +412,11 @@ def test_direct_alignment_terms_add_up_to_the_update_and_so_do_their_four_parts(
 
 
 def test_equation_8_is_the_linear_term_with_q_where_nothing_is_left(rng):
-    rows, feedback = direct(signals.LINEAR, rng, sizes=(7, 6, 5, 8, 3))
+    rows, feedback = direct(LINEAR, rng, sizes=(7, 6, 5, 8, 3))
     layer, order = 2, 2
     found = [None, *direct_feedback.factors(feedback[1:])]
     assert np.linalg.norm(found[layer].rest) < 1e-12
-    history = History(RATE, signals.LINEAR, 10)
+    history = History(RATE, LINEAR, 10)
     views = []
     for passed, errors, error, kernels, biases in rows:
         below = passed.outputs[layer - 1]

@@ -3,9 +3,8 @@
 import inspect
 import itertools
 
+from helpers import table_in
 from keras_layer_table import PAGE, REASONS, WITHOUT_WEIGHTS, aligned_layers, layers, table
-
-from neural_alignment.papers.pages import table_in
 
 
 def test_every_keras_layer_is_aligned_or_has_a_reason_or_has_no_weights():

@@ -7,6 +7,7 @@ from pathlib import Path
 import lab_rates
 import numpy as np
 import pytest
+from helpers import table_in
 from lab import CONFIGS, ROOT, grey, write_run
 
 from neural_alignment import config as configuration
@@ -142,14 +143,14 @@ def test_the_pages_have_the_table_of_the_results():
     """`make cifar10-table` writes the files and the pages."""
     text = (RESULTS / "full.md").read_text()
     for page in ITEM.pages:
-        assert pages.table_in(ROOT / page, "cifar10/full") == pages.part(text, ())
+        assert table_in(ROOT / page, "cifar10/full") == pages.part(text, ())
 
 
 def test_the_table_of_the_results_follows_from_the_file():
     by_rule = {}
     for row in rows_of_results():
         by_rule.setdefault(row["rule"], []).append(100 * float(row["test_top1"]))
-    lines = {line.split("|")[1].strip(): line for line in pages.table_in(ROOT / "docs" / "results.md", "cifar10/full")}
+    lines = {line.split("|")[1].strip(): line for line in table_in(ROOT / "docs" / "results.md", "cifar10/full")}
     for rule in cifar10.SEEDS_BY_RULE:
         line = lines[cifar10.LOOKS[rule].label]
         values = by_rule.get(rule, ())

@@ -2,14 +2,19 @@
 
 import ast
 import csv
+import dataclasses
 import itertools
 import math
 from pathlib import Path
 
 import pytest
 import scipy.stats
+from helpers import screen_of, table_in
 from lab import ROOT
 
+from neural_alignment.errors import InputError
+from neural_alignment.jobs.batch import Execution
+from neural_alignment.jobs.engines.processes import Processes
 from neural_alignment.papers import claims, commands, pages
 from neural_alignment.papers.claims import (
     PaperClaim,
@@ -243,8 +248,8 @@ def test_a_page_gets_a_table_and_parts_of_it(tmp_path):
     pages.fill(page, "p/claims", TABLE)
     header = ["| figure | here |", "| --- | --- |"]
     assert pages.places(page, "p/claims") == {"p/claims": [], "p/claims: 2, S2": ["2, S2"]}
-    assert pages.table_in(page, "p/claims") == [*header, "| 1 | a |", "| 2, S2 | b |"]
-    assert pages.table_in(page, "p/claims: 2, S2") == [*header, "| 2, S2 | b |"]
+    assert table_in(page, "p/claims") == [*header, "| 1 | a |", "| 2, S2 | b |"]
+    assert table_in(page, "p/claims: 2, S2") == [*header, "| 2, S2 | b |"]
     assert page.read_text().startswith("x\n<!--")
     assert page.read_text().endswith("<!-- p/c -->\n")
     before = page.read_text()
@@ -252,20 +257,67 @@ def test_a_page_gets_a_table_and_parts_of_it(tmp_path):
     assert page.read_text() == before
 
 
-def test_a_command_writes_its_table_to_the_pages_of_the_guide_and_nowhere_else(tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", ["x\n", "<!-- b -->\n", "<!-- b -->\n<!-- c -->\n<!-- end -->\n", "<!-- end -->\n"])
+def test_a_page_without_the_place_of_a_table_is_not_changed(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(InputError, match=r"page\.md: has no lines `<!-- b -->` and `<!-- end -->`"):
+        pages.replace_table(page, ["new"], "b")
+    assert page.read_text() == text
+
+
+@pytest.fixture
+def guide(tmp_path, monkeypatch):
+    """A working directory with a page for a table."""
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     page.write_text("<!-- p/claims -->\n<!-- end -->\n")
-    item = Item("table", "p/claims", "claims", lambda source: Artifact(("a",), [{"a": 1}], TABLE), pages=(
-        "docs/page.md", "docs/missing.md",
-    ))  # fmt: skip
-    text = commands.make(item, Source("paper", "runs", "configs", "elsewhere"), None)
-    assert pages.table_in(page, "p/claims") == []
+    return page
+
+
+def item(**fields):
+    """Returns a table of a page, and of one that does not exist."""
+    made = Artifact(("a",), [{"a": 1}], TABLE)
+    return Item("table", "p/claims", "claims", lambda source: made, pages=("docs/page.md", "docs/missing.md"), **fields)
+
+
+def test_a_command_writes_its_table_to_the_pages_of_the_guide_and_nowhere_else(guide):
+    text = commands.make(item(), Source("paper", "runs", "configs", "elsewhere"), None)
+    assert table_in(guide, "p/claims") == []
     assert "docs/" not in text
-    text = commands.make(item, Source("paper", "runs", "configs", "results/p"), None)
-    assert pages.table_in(page, "p/claims")[-1] == "| 2, S2 | b |"
+    text = commands.make(item(), Source("paper", "runs", "configs", "results/p"), None)
+    assert table_in(guide, "p/claims")[-1] == "| 2, S2 | b |"
     assert text.endswith("written: results/p/table_claims.csv, results/p/table_claims.md, docs/page.md\n")
+
+
+@pytest.mark.parametrize(
+    ("runs", "output", "filled"),
+    [
+        ("results/p/runs", "results/p", True),
+        ("./results/p/runs/", "results/p/", True),
+        ("runs/lab/p", "results/p", False),
+        ("results/p/runs", "elsewhere", False),
+    ],
+)
+def test_only_the_committed_runs_change_pages_of_the_guide(guide, monkeypatch, runs, output, filled):
+    """The pages are about them, and not about runs of the reader."""
+    monkeypatch.setattr(commands, "_train", lambda items, source, execution: None)
+    commands.make(item(cells={"lab": []}), Source("lab", runs, "configs", output), None)
+    assert bool(table_in(guide, "p/claims")) == filled
+    assert Path(output, "table_claims.csv").exists()
+
+
+@pytest.mark.parametrize(("runs", "filled"), [("results/p/runs", True), (None, False)])
+def test_claims_on_the_files_of_other_runs_change_no_pages(guide, monkeypatch, runs, filled):
+    """The command `lab` makes the files, by which claims are then judged, from its runs."""
+    monkeypatch.setattr(commands, "_train", lambda items, source, execution: None)
+    trained = dataclasses.replace(item(cells={"lab": []}), name="p/1", pages=())
+    monkeypatch.setattr(commands, "ITEMS", [trained, item()])
+    lines = []
+    commands.make_all("p", commands.Folders(runs=runs), Execution(Processes(1), screen_of(lines.append)))
+    assert bool(table_in(guide, "p/claims")) == filled
+    assert "results/p/table_claims.csv" in lines[-1]
 
 
 def test_published_tables_are_csv_files():

@@ -8,13 +8,14 @@ import re
 import statistics
 
 import pytest
+from helpers import table_in
 
 from neural_alignment.analysis.alignment_terms import cost
 from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import claims, fa_mechanism
 from neural_alignment.papers.fa_mechanism import runs as experiments
 from neural_alignment.papers.fa_mechanism.claims import CLAIMS
-from neural_alignment.papers.pages import part, places, table_in
+from neural_alignment.papers.pages import part, places
 from neural_alignment.reporting import csv_text
 from tests.lab import ROOT, ChangedFiles, surviving
 

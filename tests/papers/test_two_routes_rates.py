@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import lab_rates
 import pytest
-from helpers import screen_of
+from helpers import screen_of, table_in
 from lab import CONFIGS, ROOT, grey
 
 from neural_alignment import config as configuration
 from neural_alignment.errors import RunError
 from neural_alignment.jobs.ending import Ending
-from neural_alignment.papers import commands, pages
+from neural_alignment.papers import commands
 from neural_alignment.papers.registry import find
 from neural_alignment.papers.two_routes import rates, runs
 from neural_alignment.reporting import csv_text
@@ -169,7 +169,7 @@ def test_rates_are_written_into_configurations_and_the_search_still_resumes(sear
     search, _ = searched
     search("kolen_pollack", trials=2)
     lab_rates.write_rates()
-    assert "the searches for their rates 5 minutes." in pages.table_in(lab_rates.PAGE, "time")[0]
+    assert "the searches for their rates 5 minutes." in table_in(lab_rates.PAGE, "time")[0]
     full = configuration.load(lab_rates.FULL / "kolen_pollack.yaml")
     assert full.weight_decay == full.alignment.decay == pytest.approx(1.000025 / 5.85, rel=1e-3)
     assert full.optimization.forward.learning_rate == 2.5e-05
@@ -263,7 +263,7 @@ def test_headers_of_the_searches_have_their_results():
 
 
 def test_the_page_has_the_time_of_the_runs():
-    assert pages.table_in(lab_rates.PAGE, "time") == lab_rates.time_line()
+    assert table_in(lab_rates.PAGE, "time") == lab_rates.time_line()
 
 
 def test_the_command_of_all_searches_names_every_rule():

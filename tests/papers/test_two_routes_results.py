@@ -8,12 +8,12 @@ import lab_rates
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import table_in
 from lab import ROOT
 
 from neural_alignment import config as configuration
 from neural_alignment.papers import claims as judging
 from neural_alignment.papers import pages
-from neural_alignment.papers.pages import table_in
 from neural_alignment.papers.registry import Source
 from neural_alignment.papers.two_routes import claims, further_claims, tables
 from neural_alignment.papers.two_routes import runs as experiments
@@ -139,7 +139,7 @@ def test_the_table_of_claims_follows_from_the_other_files(runs):
 def test_the_page_has_the_tables_of_the_files(name):
     """`neural-alignment table two_routes/NAME` writes both."""
     text = (RESULTS / f"table_{name}.md").read_text()
-    assert pages.table_in(ROOT / "docs" / "two_routes.md", f"two_routes/{name}") == pages.part(text, ())
+    assert table_in(ROOT / "docs" / "two_routes.md", f"two_routes/{name}") == pages.part(text, ())
 
 
 def test_the_readme_says_of_figure_3_what_the_claims_show():

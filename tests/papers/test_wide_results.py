@@ -11,10 +11,10 @@ import re
 
 import numpy as np
 import pytest
+from helpers import table_in
 
 from neural_alignment.jobs.plans import unique
 from neural_alignment.papers import claims, wide_networks
-from neural_alignment.papers.pages import table_in
 from neural_alignment.papers.wide_networks import runs as experiments
 from neural_alignment.papers.wide_networks.claims import CLAIMS
 from neural_alignment.reporting import csv_text
