@@ -192,6 +192,13 @@ def test_a_command_is_terminated_together_with_the_processes_that_it_started(tmp
         assert alive.read() == ""  # Returns when all processes that hold the file have ended.
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_process_that_a_signal_ended_was_stopped(number):
+    assert child_processes.is_stop(-number)
+    assert child_processes.is_stop(128 + number)  # As a shell reports it.
+    assert not child_processes.is_stop(number)
+
+
 @pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_number_of_runs(training, staying, monkeypatch):
     monkeypatch.setattr(child_processes, "JOBS_PER_CHILD", 21)
