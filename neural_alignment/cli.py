@@ -490,8 +490,9 @@ def _start(imports: Sequence[str] | None) -> None:
     """Imports TensorFlow with the settings of the command line, which child processes inherit, and then the plugins.
 
     By default, TensorFlow uses oneDNN only on processors with AVX-512 VNNI. On processors with AVX2, convolutions
-    without oneDNN take twice as long.
+    without oneDNN take twice as long. The user may have chosen another backend of Keras for other programs.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet.import_tensorflow()
