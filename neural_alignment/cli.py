@@ -562,6 +562,7 @@ def main() -> None:
     """Runs the command line; turns errors of the user into one line and an exit code."""
     terminal.prepare()
     try:
+        _check_working_directory()
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
         _exit(_stopped(), 1)
@@ -582,6 +583,18 @@ def main() -> None:
         if line is None:
             raise
         _exit(f"error: {line}", 2)
+
+
+def _check_working_directory() -> None:
+    """Checks that the working directory exists, without which no relative path can be used.
+
+    Raises:
+        InputError: if it was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working directory no longer exists; change to another one") from None
 
 
 _RESUMING = {"search", "compare", "table", "figure", "lab"}
