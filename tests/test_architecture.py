@@ -155,7 +155,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else
 
 def test_another_backend_of_keras_is_refused_before_the_import_of_keras(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
-    home = f"import os; os.environ['KERAS_HOME'] = {str(tmp_path)!r}"
+    home = f"import os; os.environ |= {{'KERAS_HOME': {str(tmp_path)!r}, 'KERAS_BACKEND': ''}}"
     jax = "import os; os.environ['KERAS_BACKEND'] = 'jax'"
     imported = "import sys, types; sys.modules['keras'] = types.ModuleType('keras')"
     for setting, statement, backend in (
@@ -164,7 +164,7 @@ def test_another_backend_of_keras_is_refused_before_the_import_of_keras(tmp_path
         (home, "import neural_alignment, keras", "torch"),
         (jax, f"{imported}; import neural_alignment", "jax"),
     ):
-        result = run_python(f"{setting}; os.environ.setdefault('KERAS_BACKEND', ''); {statement}")
+        result = run_python(f"{setting}; {statement}")
         assert result.returncode != 0
         last = result.stderr.strip().splitlines()[-1]
         assert last.startswith(
