@@ -26,10 +26,7 @@ if importlib.util.find_spec("tensorflow") is None:
 
 
 def _keras_backend() -> str:
-    """Returns the backend that Keras reads from its variable or its file `keras.json`, without importing Keras.
-
-    If the packages of this backend are missing, the import of Keras fails with an error that does not name the cause.
-    """
+    """Returns the backend that Keras reads from its variable or its file `keras.json`, without importing Keras."""
     if name := os.environ.get("KERAS_BACKEND"):
         return name
     home = os.path.expanduser("~")
@@ -40,11 +37,34 @@ def _keras_backend() -> str:
         return "tensorflow"
 
 
-if (_backend := _keras_backend()) != "tensorflow":
-    raise ImportError(
-        "neural_alignment needs the TensorFlow backend of Keras. "
-        f"Received {_backend!r}. Example: KERAS_BACKEND=tensorflow."
-    )
+def _check_backend() -> None:
+    """Raises an ImportError if Keras has, or would have, another backend than TensorFlow."""
+    if (backend := _keras_backend()) != "tensorflow":
+        raise ImportError(
+            "neural_alignment needs the TensorFlow backend of Keras. "
+            f"Received {backend!r}. Example: KERAS_BACKEND=tensorflow."
+        )
+
+
+class _BackendFinder:
+    """Checks the backend just before Keras is imported, and leaves the import to the other finders.
+
+    An earlier check would come before the command line, which imports this package first, has chosen the backend. A
+    later one would not be reached if the packages of another backend are missing: the import of Keras then fails with
+    an error that does not name the cause.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if name == "keras":
+            _check_backend()
+
+
+if "keras" in sys.modules:
+    _check_backend()
+else:
+    sys.meta_path.insert(0, _BackendFinder)
 
 __version__ = "0.1.0"
 

@@ -498,8 +498,9 @@ def _start(imports: Sequence[str] | None) -> None:
     """Imports TensorFlow with the settings of the command line, which child processes inherit, and then the plugins.
 
     By default, TensorFlow uses oneDNN only on processors with AVX-512 VNNI. On processors with AVX2, convolutions
-    without oneDNN take twice as long.
+    without oneDNN take twice as long. The user may have chosen another backend of Keras for other programs.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet.import_tensorflow()
@@ -569,6 +570,7 @@ def main() -> None:
     """Runs the command line; turns errors of the user into one line and an exit code."""
     terminal.prepare()
     try:
+        _check_working_directory()
         if app(sys.argv[1:] or ["--help"], standalone_mode=False) != INTERRUPTED:
             sys.exit(0)
         _exit(_stopped(), 1)
@@ -589,6 +591,18 @@ def main() -> None:
         if line is None:
             raise
         _exit(f"error: {line}", 2)
+
+
+def _check_working_directory() -> None:
+    """Checks that the working directory exists, without which no relative path can be used.
+
+    Raises:
+        InputError: if it was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working directory no longer exists; change to another one") from None
 
 
 _RESUMING = {"search", "compare", "table", "figure", "lab"}

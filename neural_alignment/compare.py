@@ -101,7 +101,7 @@ def compare(comparison: Comparison, output: str, execution: Execution) -> str:
     Raises:
         InputError: if a run or a configuration is wrong, the tables cannot be written, or a run diverged and the data,
             which determine the accuracy of chance, cannot be read.
-        Stopped: at SIGTERM or SIGINT.
+        Stopped: at SIGTERM, SIGINT or SIGHUP.
     """
     cells, seeds, folder = comparison.cells(), comparison.seeds, comparison.folder
     criterion = comparison.criterion()

@@ -6,9 +6,11 @@ Every command prints through this module. A terminal with TERM=dumb gets plain l
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +29,9 @@ def prepare() -> None:
     """Makes both outputs safe to print to: for a process that runs a command, before it prints.
 
     A character that an output cannot encode becomes a question mark. A closed output is replaced by one that discards
-    the text, so that no file that is opened later takes its number and gets the text of libraries.
+    the text, so that no file that is opened later takes its number and gets the text of libraries. An output that
+    nobody can read any more, such as a pipe to `head`, discards the text from then on: a run must not end because of
+    it.
     """
     for number in range(3):
         try:
@@ -39,7 +43,37 @@ def prepare() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            setattr(sys, name, _safe(stream))
+
+
+def _safe(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Returns a stream that writes to the same place and never fails because of a character or a missing reader."""
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if type(raw) is not io.FileIO:  # In memory, or safe already.
+        stream.reconfigure(errors="replace")
+        return stream
+    stream.flush()
+    output: Any = _Output(raw.fileno(), "w", closefd=False)
+    if raw is not stream.buffer:  # With PYTHONUNBUFFERED they are the same.
+        output = io.BufferedWriter(output)
+    options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+    return io.TextIOWrapper(output, stream.encoding, "replace", **options)
+
+
+class _Output(io.FileIO):
+    """An output that discards what is written to it after its reader has ended or its terminal has been closed."""
+
+    def write(self, content: Any) -> int | None:
+        """Writes bytes, and returns their number."""
+        try:
+            return super().write(content)
+        except OSError as error:
+            is_terminal = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if not (isinstance(error, BrokenPipeError) or (error.errno == errno.EIO and is_terminal)):
+                raise
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), self.fileno())
+        return memoryview(content).nbytes
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:

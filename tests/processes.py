@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ class Command:
 
 def _run(arguments: list[str], environment: dict[str, str], output: str, errors: str, before: str) -> None:
     os.environ.update(environment)
+    # A fork server that was started for a job has blocked them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP))
     for stream, path in ((1, output), (2, errors)):
         target = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(target, stream)

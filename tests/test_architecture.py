@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import json
 import re
 import subprocess
 import sys
@@ -154,18 +155,35 @@ importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else
 
 def test_another_backend_of_keras_is_refused_before_the_import_of_keras(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
-    home = f"import os; os.environ['KERAS_HOME'] = {str(tmp_path)!r}"
-    for setting, backend in (("import os; os.environ['KERAS_BACKEND'] = 'jax'", "jax"), (home, "torch")):
-        result = run_python(f"{setting}; os.environ.setdefault('KERAS_BACKEND', ''); import neural_alignment")
+    home = f"import os; os.environ |= {{'KERAS_HOME': {str(tmp_path)!r}, 'KERAS_BACKEND': ''}}"
+    jax = "import os; os.environ['KERAS_BACKEND'] = 'jax'"
+    imported = "import sys, types; sys.modules['keras'] = types.ModuleType('keras')"
+    for setting, statement, backend in (
+        (jax, "import neural_alignment.layers", "jax"),
+        (home, "import neural_alignment; neural_alignment.Dense", "torch"),
+        (home, "import neural_alignment, keras", "torch"),
+        (jax, f"{imported}; import neural_alignment", "jax"),
+    ):
+        result = run_python(f"{setting}; {statement}")
         assert result.returncode != 0
         last = result.stderr.strip().splitlines()[-1]
         assert last.startswith(
             f"ImportError: neural_alignment needs the TensorFlow backend of Keras. Received '{backend}'"
         )
-    for text in ('{"backend": "tensorflow"}', "{", "[]"):
+    for text in ('{"backend": "tensorflow"}', "{", "[]"):  # Keras finds fault with the last one itself.
         (tmp_path / "keras.json").write_text(text)
-        result = run_python(f"{home}; import neural_alignment")
+        result = run_python(f"{home}; import importlib.util, neural_alignment; importlib.util.find_spec('keras')")
         assert result.returncode == 0, result.stderr
+
+
+def test_the_command_line_uses_tensorflow_whatever_backend_of_keras_the_user_has_chosen(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    home = f"import os, sys; os.environ['KERAS_HOME'] = {str(tmp_path)!r}"
+    command = "sys.argv[1:] = ['schema']; from neural_alignment import cli; cli.program()"
+    for backend in ("torch", ""):
+        result = run_python(f"{home}; os.environ['KERAS_BACKEND'] = {backend!r}; {command}")
+        assert result.returncode == 0, result.stderr
+        assert "properties" in json.loads(result.stdout)
 
 
 def test_all_rules_public_names_and_layers_are_found_after_plain_keras(saved_model):

@@ -378,6 +378,16 @@ def test_a_signal_prints_one_line_with_the_way_to_continue(run, monkeypatch, tmp
     assert "step 2 " in output
 
 
+def test_a_working_directory_that_was_deleted_is_one_line(run, tmp_path, monkeypatch):
+    (tmp_path / "deleted").mkdir()
+    monkeypatch.chdir(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
+    for words in (["describe", "quickstart"], ["train", QUICKSTART]):
+        code, output, error = run(*words)
+        assert (code, output) == (2, "")
+        assert error == "error: the working directory no longer exists; change to another one\n"
+
+
 def test_a_run_in_use_by_another_process_is_rejected(run):
     assert run("train", QUICKSTART, *SMALL, "--run-dir", "here")[0] == 0
     with lock.held("here"):

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import io
+import json
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ import threading
 import pytest
 from helpers import SMALL_RUN
 from prepared_run import PreparedRuns
+from processes import Command
 
 from neural_alignment import cli, shipped, terminal
 from neural_alignment.training import callbacks, stages
@@ -168,6 +170,64 @@ def test_a_full_disk_under_the_output_is_one_line():
     for words in (("configs", "lab"), ("--help",)):
         done = shell(">/dev/full", COMMAND, *words)
         assert (done.returncode, done.stderr) == (2, "error: cannot write: No space left on device\n")
+
+
+@pytest.fixture
+def unread():
+    """A pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("words", "code"), [(("configs", "lab"), 0), (("--help",), 0), (("configs", "labb"), 2)])
+def test_a_command_whose_output_nobody_reads_ends_as_usual(unread, words, code, unbuffered):
+    command = [sys.executable, "-c", COMMAND, *words]
+    options = {"stdout": unread, "env": {**os.environ, "PYTHONUNBUFFERED": unbuffered}, "cwd": ROOT, "check": False}
+    done = subprocess.run(command, stderr=subprocess.PIPE, **options)
+    assert (done.returncode, done.stderr.count(b"\n")) == (code, int(code > 0))
+    assert subprocess.run(command, stderr=unread, **options).returncode == code
+
+
+def test_a_run_whose_output_nobody_reads_is_trained(tmp_path):
+    (tmp_path / "run.yaml").write_text(SMALL_RUN)
+    before = """
+import os
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+os.dup2(writer, 2)
+"""
+    words = ["train", str(tmp_path / "run.yaml"), "--set", "epochs=1", "--run-dir", str(tmp_path / "run")]
+    assert Command(words, {}, tmp_path / "errors", before).wait() == 0
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+    assert (tmp_path / "run" / "summary.png").exists()
+
+
+def test_text_for_a_terminal_that_was_closed_is_discarded():
+    code = """if 1:
+        import os
+        from neural_alignment import terminal
+        master, slave = os.openpty()
+        for stream in (1, 2):
+            os.dup2(slave, stream)
+        terminal.prepare()
+        terminal.raw("shown")
+        shown = os.read(master, 100)
+        os.close(master)
+        for _ in range(2):
+            terminal.raw("lost")
+            terminal.error("lost")
+        os.write(int(sys.argv[1]), shown)
+    """
+    reader, writer = os.pipe()
+    with open(reader) as shown:
+        command = [sys.executable, "-c", f"import sys; exec({code!r})", str(writer)]
+        done = subprocess.run(command, pass_fds=[writer], cwd=ROOT, check=False)
+        os.close(writer)
+        assert (done.returncode, shown.read()) == (0, "shown\n")
 
 
 @pytest.mark.parametrize("columns", [80, 40])

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import subprocess
@@ -157,7 +158,8 @@ class _Child:
         processes = context()
         self._connection, other = processes.Pipe()
         self.process = processes.Process(target=_work, args=(other, threads, gpus))
-        self.process.start()
+        with _signals_of_terminal_blocked():
+            self.process.start()  # The first child also starts the fork server.
         other.close()
         self.jobs = 0
 
@@ -186,6 +188,34 @@ def context() -> Any:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     return processes
+
+
+_OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Signals that a terminal sends to every process in the foreground: at Ctrl-C, and when it is closed."""
+
+
+@contextlib.contextmanager
+def _signals_of_terminal_blocked() -> Iterator[None]:
+    """Blocks the signals of the terminal in the processes that this thread starts within the context.
+
+    Ctrl-C would interrupt the fork server while it imports TensorFlow, and a fork server that ends cannot report how
+    its children end. Other threads of this process still receive the signals.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINAL)
+    try:
+        # The fork server needs the resource tracker, whose start unblocks SIGINT; hence it is started before.
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINAL)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _accept_signals() -> None:
+    """Ends the blocking of the signals of the terminal, and discards those that came before."""
+    for each in _OF_TERMINAL:
+        signal.signal(each, signal.signal(each, signal.SIG_IGN))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_TERMINAL)
 
 
 def redirect_output(log: str | None) -> None:
@@ -218,6 +248,7 @@ def _ending_of_exit(code: int) -> Ending:
 def _work(connection: multiprocessing.connection.Connection, threads: int | None, gpus: str | None) -> None:
     """Runs encoded jobs in this child process, and sends their endings to the parent, until the parent hangs up."""
     os.setpgrp()  # Ctrl-C reaches only the parent. It sends one signal; a second one would lose the state.
+    _accept_signals()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # CUDA reads it when TensorFlow first asks for the GPUs.

@@ -296,7 +296,7 @@ def carry_out(works: Sequence[Work], folder: str, configs: str, execution: Execu
 
     Raises:
         RunError: if a run or piece fails, or another process works in the folder. A diverged run has not failed.
-        Stopped: after SIGTERM or SIGINT, once every run has saved its state.
+        Stopped: after SIGTERM, SIGINT or SIGHUP, once every run has saved its state.
     """
     left = waiting(works, folder, configs)
     execution.screen.line(f"{count_left(left, works)}, {execution.engine.slots} at a time")

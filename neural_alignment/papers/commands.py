@@ -172,7 +172,7 @@ def make_all(paper: str, folders: Folders, execution: Execution) -> None:
 
     Raises:
         InputError: if there is no such paper, or a run or configuration is wrong.
-        Stopped: at SIGTERM or SIGINT.
+        Stopped: at SIGTERM, SIGINT or SIGHUP.
     """
     items = [item for item in ITEMS if item.paper == paper]
     if not items:

@@ -57,8 +57,8 @@ def train(
         ConfigError: if the pattern of a rule matches no layer.
         DataError: if the data cannot be read.
         Diverged: if J or R is not finite. Earlier rows and checkpoints stay.
-        Stopped: after SIGTERM or SIGINT (the state is saved first), if the disk is full, or if another worker has
-            ended. `resume` continues such a run.
+        Stopped: after SIGTERM, SIGINT or SIGHUP (the state is saved first), if the disk is full, or if another worker
+            has ended. `resume` continues such a run.
     """
     directory = RunDirectory(run_dir)
     directory.check_path()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -16,11 +16,13 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """Records SIGTERM and SIGINT within its context, and raises `Interrupted` inside `safe`.
+    """Records SIGTERM, SIGINT and SIGHUP within its context, and raises `Interrupted` inside `safe`.
 
     `safe` contains only code that may be interrupted, such as TensorFlow steps, which end before a handler runs. A
-    second signal ends the process immediately, which is harmless because files are written atomically. Outside the main
-    thread `Stop` does nothing, because only the main thread can have signal handlers.
+    second signal ends the process immediately, which is harmless because files are written atomically. Only SIGHUP is
+    ignored after the first signal, because a run may get two when its terminal is closed. A process that ignores SIGHUP
+    from the start, such as one under `nohup`, continues to ignore it. Outside the main thread `Stop` does nothing,
+    because only the main thread can have signal handlers.
 
     Args:
         raises: whether `safe` raises `Interrupted`. False with several workers, which must stop at the same step; a
@@ -39,7 +41,8 @@ class Stop:
     def __enter__(self) -> Stop:
         """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+            self._before = {each: signal.signal(each, self._handle) for each in SIGNALS if each not in ignored}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -66,7 +69,8 @@ class Stop:
         del frame
         self.signal = signal.Signals(number).name
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            # When a terminal is closed, its shell sends SIGHUP to all jobs, and the system to the foreground job.
+            signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
         if self._safe and self._raises:
             # Also recorded above: Python swallows exceptions raised during garbage collection.
             raise Interrupted

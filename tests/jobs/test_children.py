@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -190,6 +192,45 @@ def test_a_command_is_terminated_together_with_the_processes_that_it_started(tmp
         assert codes == [-signal.SIGTERM]
         assert child_processes.is_stop(codes[0])
         assert alive.read() == ""  # Returns when all processes that hold the file have ended.
+
+
+SIGNALLED = """
+import os, signal, sys
+from neural_alignment.jobs import children
+from neural_alignment.jobs.job import Computation
+
+received = []
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: received.append(signal.Signals(number).name))
+children.PRELOADED.insert(0, "signals_to_all")
+job = Computation("piece", "subprocess:run", {"args": ["cp", "/proc/self/status", sys.argv[1]]}, sys.argv[2])
+print(children.Children().run(job, 1).state, *sorted(received))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server")
+def test_the_fork_server_outlives_the_signals_of_the_terminal_and_its_children_accept_them(tmp_path, children):
+    """The signals come while the fork server imports its modules."""
+    (tmp_path / "signals_to_all.py").write_text("import os\nfor number in (2, 1):\n    os.killpg(0, number)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(tmp_path / "status"), str(tmp_path / "progress")],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("finished SIGHUP SIGINT\n", "")
+    masks = dict(line.split(":\t") for line in (tmp_path / "status").read_text().splitlines())
+    for name in ("SigBlk", "SigIgn"):
+        assert int(masks[name], 16) & 0b11 == 0, name  # The bits of SIGHUP and SIGINT.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_process_that_a_signal_ended_was_stopped(number):
+    assert child_processes.is_stop(-number)
+    assert child_processes.is_stop(128 + number)  # As a shell reports it.
+    assert not child_processes.is_stop(number)
 
 
 @pytest.mark.exhaustive

@@ -29,6 +29,7 @@ from neural_alignment.training import distribution, evaluation, run, run_loop, s
 from neural_alignment.training.checkpoints import CheckpointStore, TrainingMeans
 from neural_alignment.training.metrics import MetricsFile
 from neural_alignment.training.model import AlignedModel
+from neural_alignment.training.stopping import SIGNALS, Stop
 from optimizers import MultiOptimizer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -564,13 +565,26 @@ WHEN = {
 """When the signal arrives: the function that is called, the step that is saved, possible numbers of started steps."""
 
 
+@pytest.fixture
+def hang_up():
+    """Sets how this process handles SIGHUP during a test, because pytest may have been started with `nohup`."""
+
+    def unhandled(*_):
+        raise AssertionError("SIGHUP is not handled")
+
+    before = signal.signal(signal.SIGHUP, unhandled)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize(
-    ("when", "number"), [*zip(WHEN, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)]
+    ("when", "number"), [*zip(WHEN, [signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM], strict=True)]
 )
 def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(monkeypatch, once, resume, tmp_path, whole, when, number):
     (owner, name), step, begun = WHEN[when]
     traces = owner in (MultiOptimizer, AlignedModel)  # Python calls the function when the graph is traced.
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     with monkeypatch.context() as patch:
         signal_once(patch, owner, name, number)
         calls = signal_once(patch, stepping.Stepper, "__call__", at=0)
@@ -583,9 +597,30 @@ def test_a_signal_saves_and_ends_the_run_which_can_be_resumed(monkeypatch, once,
     assert number.name in status["reason"]
     latest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "last"))
     assert (int(latest.rpartition("-")[2]) if latest else 0) == step
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     resume(tmp_path / "run")
     assert killed_runs.differences(whole, tmp_path / "run") == []
+
+
+@pytest.mark.usefixtures("hang_up")
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_after_a_signal_only_another_hang_up_does_not_end_the_process(first):
+    """When a terminal is closed, its shell sends SIGHUP to all jobs, and the system to the foreground job."""
+    with Stop(raises=False) as stop:
+        os.kill(os.getpid(), first)
+        assert stop.signal == first.name
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("hang_up")
+def test_a_run_under_nohup_ignores_that_its_terminal_is_closed():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        with stop.safe():
+            assert stop.signal is None
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_step_during_which_a_signal_comes_is_finished_and_saved(monkeypatch, resume, tmp_path, whole):
