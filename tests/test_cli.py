@@ -579,7 +579,7 @@ def test_compare_keeps_an_earlier_table_until_it_has_a_row_and_checks_early_that
     (tmp_path / "file").write_text("")
     code, _, error = run("compare", QUICKSTART, "--seeds", "0", *SMALL, "--output", "file/table")
     assert code == 2
-    assert "file is not a directory" in error
+    assert "--output: must be a directory; found file, which is a file" in error
     assert not list((tmp_path / "runs").iterdir())
 
 

@@ -339,7 +339,7 @@ def test_a_layer_that_cannot_be_aligned_is_an_error_not_backpropagation():
     with pytest.raises(ValueError, match="`reset_after` must be True with 'activation'"):
         convert(gated, Activation(amp=1e-3, sparse=1e-3))
     with pytest.raises(
-        ConfigError, match=r"the pattern 'cnov\*' of rule 1 matches no layer .* are: conv, depthwise, hidden, last"
+        ConfigError, match=r"alignment\.layers: must match .* are conv, depthwise, hidden, last; found 'cnov\*'"
     ):
         convert(sequential(), [Symmetric(self_=1e-3, decay=1e-3, layers="cnov*")])
     with pytest.raises(ValueError, match="`model` must be built"):
@@ -500,7 +500,7 @@ def test_a_model_without_a_layer_to_align_names_those_that_it_has(layers_, found
 def test_a_rule_without_a_pattern_that_gets_no_layer_is_named_by_its_number():
     rules = [Feedback(), Symmetric(self_=1e-3, decay=1e-3)]
     with pytest.raises(
-        ConfigError, match=r"alignment: rule 2 matches no layer .* The layers are: conv, depthwise, hidden, last"
+        ConfigError, match=r"alignment\.1\.layers: must match .* are conv, depthwise, hidden, last; found none"
     ):
         convert(sequential(), rules)
 

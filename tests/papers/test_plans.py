@@ -257,7 +257,7 @@ def models_below(folder):
     (["table", "small/9"], "there are: small/1, small/2"),
     (["figure", "small/2"], "there are: small/1"),
     (["lab", "smal"], "did you mean 'small'?"),
-    (["table", "small/1", "--lab", "--configs", "nowhere"], "nowhere/plain.yaml: no such file"),
+    (["table", "small/1", "--lab", "--configs", "nowhere"], "--configs: must be a directory with configurations"),
     (["figure", "small/1", "--lab"], "has no lab profile"),
     (["table", "small/1", "--output", "configs/plain.yaml/x"], "is not a directory"),
 ])  # fmt: skip
