@@ -31,7 +31,8 @@ def integer(name: str, value: Any, example: int, least: int | None = None, optio
         found = value if isinstance(value, int) else operator.index(value)
     except TypeError:
         found = None
-    if found is None or isinstance(value, bool) or (least is not None and found < least):
+    is_boolean = isinstance(value, (bool, np.bool_))  # NumPy 1 makes an index of its booleans too.
+    if found is None or is_boolean or (least is not None and found < least):
         allowed = "" if least is None else f" of at least {least}"
         raise ValueError(
             f"`{name}` must be an integer{allowed}{' or None' if optional else ''}. Received {value!r}. "
