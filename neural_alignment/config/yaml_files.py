@@ -24,7 +24,7 @@ IMPLIED_KINDS = {"drop_epochs": {"kind": "drops"}}
 _ALLOWED = "give the path of a YAML file, or a name that `neural-alignment configs` lists"
 
 _OF_FILES = {"smoke": "--smoke applies it", "base": "give the configuration that you want to change as CONFIG"}
-"""Keys that only a file can have -> what the command line has in their place."""
+"""Keys that only a file can have -> how the command line does the same."""
 
 MAX_FILES = 32
 """Maximum number of files in a chain of bases."""
