@@ -29,9 +29,8 @@ def prepare() -> None:
     """Makes both outputs safe to print to: for a process that runs a command, before it prints.
 
     A character that an output cannot encode becomes a question mark. A closed output is replaced by one that discards
-    the text, so that no file that is opened later takes its number and gets the text of libraries. An output that
-    nobody can read any more, such as a pipe to `head`, discards the text from then on: a run must not end because of
-    it.
+    the text, so that no file that is opened later takes its number and gets the text of libraries. When the reader of
+    an output ends, such as `head` at the end of a pipe, later text is discarded, so that the run continues.
     """
     for number in range(3):
         try:
@@ -61,7 +60,7 @@ def _safe(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 class _Output(io.FileIO):
-    """An output that discards what is written to it after its reader has ended or its terminal has been closed."""
+    """An output that discards text once its reader has ended or its terminal is closed."""
 
     def write(self, content: Any) -> int | None:
         """Writes bytes, and returns their number."""

@@ -174,7 +174,7 @@ def test_a_full_disk_under_the_output_is_one_line():
 
 @pytest.fixture
 def unread():
-    """A pipe that nobody reads."""
+    """A pipe whose reader has ended."""
     reader, writer = os.pipe()
     os.close(reader)
     yield writer

@@ -271,7 +271,7 @@ def _check_plain_weights(model: keras.Model) -> None:
 
 
 def _copy_vocabulary(source: keras.Layer, target: keras.Layer) -> None:
-    """Copies what a layer keeps beside its weights: the vocabulary of a `TextVectorization`, or files of its own."""
+    """Copies what a layer stores in addition to its weights, such as the vocabulary of a `TextVectorization`."""
     weights: dict[str, Any] = {}
     if not hasattr(source, "set_vocabulary"):
         with tempfile.TemporaryDirectory() as folder:

@@ -638,7 +638,7 @@ class AlignedModel(InterceptedModel):
                 # Keras has divided the loss by the number of replicas.
                 loss = self._task_loss(x, y, outputs, sample_weight)
                 # With the reduction None, Keras differentiates the sum over the examples and reports their mean.
-                task, *terms = _widened([_over_examples(tf.reduce_sum, loss), *state.losses.values()])
+                task, *terms = _widened([_summed(loss), *state.losses.values()])
                 total = sum(terms) / replicas() if terms else 0.0
                 total = self.optimizer.scale_loss(total + task if mode.j_runs else total)
         gradients, trainable = Gradients(self._targets), self.trainable_variables
@@ -751,9 +751,9 @@ def _widened(terms: Sequence[Tensor]) -> list[Tensor]:
     return [tf.cast(term, widest) for term in terms]
 
 
-def _over_examples(reduce: Callable[[Tensor], Tensor], loss: Tensor) -> Tensor:
-    """Returns J, which is reduced here if the compiled loss does not reduce it."""
-    return reduce(loss) if loss.shape.rank else loss
+def _summed(loss: Tensor) -> Tensor:
+    """Returns J, which is summed over the examples here if the compiled loss does not reduce it."""
+    return tf.reduce_sum(loss) if loss.shape.rank else loss
 
 
 def _copy_kernel(

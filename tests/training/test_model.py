@@ -1213,7 +1213,7 @@ def test_the_steps_of_a_subclass_are_refused_under_a_strategy(kind, call, method
         getattr(model, call)(*data(), verbose=0)
 
 
-# What a model is compiled with.
+# Losses, sample weights and optimizers of `compile`.
 
 
 @pytest.mark.parametrize("shape", ["array", "dictionary"])

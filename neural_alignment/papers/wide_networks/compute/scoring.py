@@ -83,7 +83,7 @@ def rows(arrays: Arrays, width: int, seed: int) -> list[Row]:
 
 
 def check(config: Config) -> None:
-    """Checks what can be checked of a configuration before its data are read and its network is made.
+    """Checks a configuration, as far as this needs neither its data nor its network.
 
     Raises:
         InputError: if the network has no width, is trained by a rule, or begins with the weights of another run.
