@@ -671,7 +671,7 @@ class AlignedModel(InterceptedModel):
         """Returns J of a training step. It is 0 in a model that trains only R, to align B to a given W."""
         only_r = self.loss is None and not self.losses and not self._is_replaced("compute_loss")
         if only_r and any(each.is_trained for each in connections(self)):
-            return tf.zeros([], keras.backend.floatx())
+            return tf.zeros([], keras.config.floatx())
         return compute_loss(self, x, y, outputs, sample_weight, training=True)
 
     @property
@@ -740,7 +740,7 @@ def _times(factor: int, sample_weight: Any, examples: Tensor) -> Any:
     """Returns the sample weights times a factor. Weights that are missing are 1."""
 
     def scaled(weights: Any) -> Tensor:
-        return tf.fill([examples], tf.cast(factor, keras.backend.floatx())) if weights is None else factor * weights
+        return tf.fill([examples], tf.cast(factor, keras.config.floatx())) if weights is None else factor * weights
 
     return tf.nest.map_structure(scaled, sample_weight)
 
